@@ -12,13 +12,13 @@ encoding is compiled in a process of its own, because compilers end their proces
     python benchmarks/compile_kernels.py --targets v5e --units --block 256 512  # beside splash
     python benchmarks/compile_kernels.py --targets sm_90a  # the kernel for Hopper, forward alone
     python benchmarks/compile_kernels.py --steps  # train steps for a GPU and four TPUs: memory
-    python benchmarks/compile_kernels.py --keys --targets sm_90 sm_80 v5e --widths 64 128 --write
+    python benchmarks/compile_kernels.py --keys --targets sm_80 v5p --widths 64 128 --write
     python benchmarks/compile_kernels.py --recorded  # the table, as docs/performance.md has it
-    python benchmarks/compile_kernels.py --check  # ten kernels against the table
+    python benchmarks/compile_kernels.py --check  # eleven kernels against the table
 
 With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
---new only those that it lacks. A line takes 5 to 30 s of processor time. For a TPU and for sm_90
-two tiles are compiled, and the line is that of the tile with the fewest bundles for a pair of a
+--new only those that it lacks. A tile takes 5 to 30 s of processor time. For a TPU two tiles are
+compiled, and for a GPU three. The line is that of the tile with the fewest bundles for a pair of a
 query and a key, or with the shortest time by the model of an H100.
 """
 
@@ -69,10 +69,9 @@ ENLARGED = {
 }
 
 
-# The tiles from which a line is chosen; of others the usual tile, since the model is of sm_90.
-TILES = {'sm_90': kernel_sizes.GPU_TILES, compiled.HOPPER: [hopper.TILE]} | {
-    target: [(side, side) for side in kernel_sizes.TPU_SIDES] for target in tpu.TOPOLOGIES
-}
+# The tiles from which a line is chosen.
+TILES = dict.fromkeys(compiled.SHARED, kernel_sizes.GPU_TILES) | {compiled.HOPPER: [hopper.TILE]}
+TILES |= {target: [(side, side) for side in kernel_sizes.TPU_SIDES] for target in tpu.TOPOLOGIES}
 # Train steps: the encoding, and how attention is computed.
 STEPS = (('alibi()', 'blocked'), ('alibi()', 'fused'), ('t5_rpe()', 'fused'))
 
@@ -97,8 +96,7 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
       seconds: of processor time that the compilers have.
     """
     if block is None:
-        tiles = TILES.get(target, kernel_sizes.GPU_TILES[:1])
-        found = (of(key, spec, width, dtype, target, tile, seconds) for tile in tiles)
+        found = (of(key, spec, width, dtype, target, tile, seconds) for tile in TILES[target])
         return min(found, key=_of_pair)
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
@@ -262,7 +260,7 @@ def arguments() -> argparse.Namespace:
     add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')
     add('--steps', action='store_true', help='whole train steps')
     add('--recorded', action='store_true', help='prints what the table has, as a page')
-    add('--check', action='store_true', help='ten lines against the table')
+    add('--check', action='store_true', help='eleven lines against the table')
     add('--new', action='store_true', help='leaves out what the file has')
     add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
     options = parser.parse_args()

@@ -1,6 +1,7 @@
 """`'fused'` leaves kernels that do not fit a device, by the table of what compilers said."""
 
 import dataclasses
+import itertools
 import re
 import types
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
 
 import posenc_jax as pj
 from posenc_jax.attention.kernels import compiled
@@ -101,6 +103,23 @@ def test_fused_takes_the_blocked_form_where_a_kernel_does_not_fit(table):
     assert has_kernel(attention('kerple()', 'fused', block=32))
 
 
+@pytest.mark.parametrize(
+    'target, device, why',
+    [
+        ('cuda', 'sm_80', dict(shared=(163.25, 96, 89))),
+        ('cuda', 'sm_80', dict(spills=(0, 0, 8193))),
+        ('tpu', 'v5p', dict(refused='LLVM ERROR')),
+    ],
+)
+def test_fused_asks_the_line_of_the_device(table, target, device, why):
+    fits = Compiled('alibi', 64, 'bfloat16', device)
+    compiled.write([fits, dataclasses.replace(fits, encoding='kerple', **why)])
+    mesh = AbstractMesh((1,), ('data',), axis_types=(AxisType.Manual,))
+    with jax.sharding.use_abstract_mesh(mesh):  # as inside of `jax.shard_map`, which a TPU needs
+        program = lambda spec: attention(spec, 'fused', None, target, device, length=256)
+        assert has_kernel(program('alibi()')) and not has_kernel(program('kerple()'))
+
+
 def test_the_tile_of_a_tpu_is_that_of_the_table(table):
     tile = lambda spec, *of: listed_tile(pj.make(spec, causal=True, heads=2, rngs=nnx.Rngs(0)), *of)
     line = lambda *key, **numbers: Compiled(*key, 'bfloat16', 'v5e', **numbers)
@@ -122,11 +141,20 @@ def test_the_tile_of_a_tpu_is_that_of_the_table(table):
             assert tile('alibi()', 64, 'bfloat16') is None
 
 
-@pytest.mark.parametrize('block, steps', [(None, 2), (256, 4)])
-def test_attention_on_a_tpu_has_the_tile_of_the_table(table, block, steps):
-    compiled.write([Compiled('alibi', 64, 'bfloat16', 'v5e', tile='512x512')])
-    program = attention('alibi()', 'kernel', block, 'tpu', 'v5e', length=1024)
-    assert f'(1, 2, {steps}, ' in str(program)
+@pytest.mark.parametrize(
+    'target, device, tile, block, steps',
+    [
+        ('tpu', 'v5e', '512x512', None, 2),
+        ('tpu', 'v5e', '512x512', 256, 4),
+        ('tpu', 'v5p', '512x512', None, 2),
+        ('cuda', 'sm_80', '128x64', None, 8),
+        ('cuda', 'sm_80', '128x64', 64, 16),
+    ],
+)
+def test_attention_has_the_tile_of_the_table(table, target, device, tile, block, steps):
+    compiled.write([Compiled('alibi', 64, 'bfloat16', device, tile=tile)])
+    program = str(attention('alibi()', 'kernel', block, target, device, length=1024))
+    assert re.search(rf'\(1, 2, {steps}[,)]', program[program.index('grid=') :])
 
 
 def test_a_kernel_that_is_asked_for_and_does_not_fit_is_one_line(table):
@@ -161,6 +189,8 @@ def test_the_table_has_lines_of_known_encodings():
         assert line.compilers.startswith('jax ')
     for encoding in ('nope', 'alibi', 't5_rpe', 'cope'):
         assert (encoding, 64, 'bfloat16', 'sm_90') in compiled.table()
+    for encoding, target in itertools.product(('nope', 'alibi', 't5_rpe'), ('sm_80', 'v5p')):
+        assert (encoding, 128, 'bfloat16', target) in compiled.table()
     assert 'bytes of each thread' in str(compiled.refusal('carope', 128, 'bfloat16', 'sm_90'))
     assert 'does not compile' in str(compiled.refusal('cope', 64, 'bfloat16', 'sm_90'))
     # A layer of four heads of width 128 reads 512 features, of which each tile makes keys.

@@ -60,8 +60,8 @@ def last_queries(count, floats, graphdef, constants, others, cotangent):
 each_interpreter = pytest.mark.parametrize('target', INTERPRETED)  # of a GPU, and of a TPU
 
 
-def example(spec):
-    return pj.make(spec, causal=True, **contract_test.CONTEXT)
+def example(spec, **sizes):
+    return pj.make(spec, causal=True, **contract_test.CONTEXT | sizes)
 
 
 # What `docs/performance.md` says.

@@ -31,6 +31,7 @@ CASES = {  # (platform, device, spec) -> the first words
     ('cuda', 'sm_80', 'nope()'): f'{OURS}, the default on sm_80',
     ('tpu', 'v5e', 'kerple()'): f'{OURS}, the default on v5e',
     ('cuda', 'sm_90', 't5_rpe()'): f'{BLOCKS}is {SIMPLE}look-up)',
+    ('tpu', 'v5p', 'alibi()'): f'{OURS}, the default on v5p',
     ('tpu', 'v5p', 'shaw()'): f'{BLOCKS}is {SIMPLE}look-up)',
     ('cuda', 'sm_90', 'cope()'): f'{BLOCKS}is {SIMPLE}carry)',
     ('cuda', 'sm_90', 'path()'): f'{BLOCKS}is {SIMPLE}carry)',

@@ -2,9 +2,9 @@
 that part looks in a door.
 
 A program instance has the numbers (b, n, i) of a row of the batch, a query head and a block. Where
-visits are steps of the grid, the number of the step and the two tables of visits follow. The rules
-by which an encoding and the features of tokens are cut to one head are those of
-`layer/sharding.py`.
+visits are steps of the grid, the number of the step and the tables of visits follow. `groups.py`
+makes of these the parts of an instance that goes through several query heads. The rules by which an
+encoding and the features of tokens are cut to one head are those of `layer/sharding.py`.
 """
 
 import dataclasses
@@ -43,15 +43,28 @@ class Heads:
     held: Callable[[Sequence[int]], tuple[int, ...]]
     hold: Callable[[Any, Sequence[int]], Any]
 
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return self.queries // self.keys
+
     def number(self, count: int, n):
         """Which of `count` heads belongs to query head `n`."""
         if count in (1, self.queries):
             return n if count > 1 else 0
-        return jax.lax.div(n, self.queries // self.keys)
+        return jax.lax.div(n, self.group)
 
     def sum(self, a, count: int):
         """Sums over the query heads, axis 1, that share one of `count` heads."""
         return a.reshape(a.shape[0], count, -1, *a.shape[2:]).sum(2)
+
+    def sums(self, apart: bool):
+        """How many heads there are in sums of program instances, and which of them belongs to query
+        head `n`. Those that are not `apart` for each query head are sums over a group.
+        """
+        if apart:
+            return self.queries, lambda n: n
+        return self.keys, lambda n: jax.lax.div(n, self.group)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +105,11 @@ class OfTokens:
     @property
     def room(self):
         return self.heads.room(self.rest)
+
+    @property
+    def of_heads(self) -> tuple[int, ...]:
+        """The axes of `array` that have an entry for each query head."""
+        return (1,) if self.array.shape[1] == self.heads.queries else ()
 
     @property
     def example(self):
@@ -156,11 +174,14 @@ class OfTokens:
         first = [n * self.size for n in number if n is not None]
         return ref[sum(first, token), jnp.broadcast_to(index, shape)]
 
-    def sums(self, blocks: int):
-        """The shape of the gradients of all program instances, and the part of one of them."""
-        shape = self.heads.rows, self.heads.queries, *self._shape(blocks * self.size)
+    def sums(self, blocks: int, group: int = 1):
+        """The shape of the gradients of all program instances, and the part of one of them, which
+        goes through so many query heads.
+        """
+        count, number = self.heads.sums(group == 1 or bool(self.of_heads))
+        shape = self.heads.rows, count, *self._shape(blocks * self.size)
         block = None, None, *self._shape(self.size)
-        return shape, pl.BlockSpec(block, lambda b, n, i, *_: (b, n, *self._place(i)))
+        return shape, pl.BlockSpec(block, lambda b, n, i, *_: (b, number(n), *self._place(i)))
 
     def gradient(self, sums):
         """The gradient of the array that `of` got."""
@@ -170,7 +191,7 @@ class OfTokens:
         return {'pair': a, 'feature': jnp.swapaxes(a, 1, 2), 'token': a[:, 0]}[self.door]
 
     def joined(self, sums):
-        """What all program instances have written, [B, N, L, *rest]."""
+        """What all program instances have written, [B, heads, L, *rest]."""
         a = sums.reshape(*sums.shape[:2], -1, *self.room)
         return cut(a, (*a.shape[:3], *self.rest))
 
@@ -264,6 +285,12 @@ class OfEncoding:
         shape = self.heads.held(self.heads.room(self.example.shape))
         return jax.ShapeDtypeStruct(shape, self.dtype)
 
+    @property
+    def of_heads(self) -> tuple[int, ...]:
+        """As for `OfTokens`."""
+        heads = self.array.shape[: len(self.cut)]
+        return tuple(axis for axis, count in enumerate(heads) if count == self.heads.queries)
+
     def spec(self) -> pl.BlockSpec:
         counts = self.array.shape[: len(self.cut)]
 
@@ -291,11 +318,12 @@ class OfEncoding:
             return ref[0, index] if rows == 1 else ref[index, 0]
         return ref[index // columns, index % columns]
 
-    def sums(self, blocks: int):
+    def sums(self, blocks: int, group: int = 1):
         """As for `OfTokens`."""
-        rest = self.array.shape[-2:]
-        shape = self.heads.rows, self.heads.queries, blocks, *rest
-        return shape, pl.BlockSpec((None, None, None, *rest), lambda b, n, i, *_: (b, n, i, 0, 0))
+        count, number = self.heads.sums(group == 1 or bool(self.of_heads))
+        shape, rest = (self.heads.rows, count, blocks), self.array.shape[-2:]
+        index = lambda b, n, i, *_: (b, number(n), i, 0, 0)
+        return (*shape, *rest), pl.BlockSpec((None, None, None, *rest), index)
 
     def zero(self):
         return jnp.zeros(self.shape, jnp.float32)

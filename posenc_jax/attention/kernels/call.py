@@ -1,10 +1,11 @@
 """A call of a Pallas kernel of attention: its grid, and what a program instance reads and writes.
 
 A program instance has one row of the batch, one head and one block of its own, and visits blocks of
-the other side. On a GPU it loops over them, and the arrays of the other side stay in the memory of
-the device. A TPU core computes on its own small memory, so there a program instance is several
-steps of the grid, one for each visit: the blocks of a visit are copied while the one before is
-computed, and the state between visits is kept in that memory.
+the other side. An instance of a key head does so for each query head of its group. On a GPU it
+loops over them, and the arrays of the other side stay in the memory of the device. A TPU core
+computes on its own small memory, so there a program instance is several steps of the grid, one for
+each visit: the blocks of a visit are copied while the one before is computed, and the state between
+visits is kept in that memory.
 """
 
 import dataclasses
@@ -27,17 +28,19 @@ from posenc_jax.attention.kernels.arrays import (
     of_tokens,
     read,
 )
+from posenc_jax.attention.kernels.groups import OfHead, of_group
 from posenc_jax.attention.kernels.lanes import release
 from posenc_jax.attention.kernels.operations import Operations, without_booleans
 from posenc_jax.attention.kernels.program import Program
-from posenc_jax.attention.kernels.sizes import GPU_TILES, NoKernelError
+from posenc_jax.attention.kernels.sizes import GPU_TILES
+from posenc_jax.attention.kernels.tpu_memory import (
+    check_memory,
+    check_scalars,
+    from_scratch,
+    scratch_of,
+)
 from posenc_jax.attention.kernels.visits import Visits
 from posenc_jax.base import targets
-from posenc_jax.base.memory import readable
-
-_TPU_BYTES = 16 * 2**20  # what XLA gives a kernel of the vector memory of a core
-# The scalar memory of a core has 1 MiB from TPU v4 on, of which the compiler uses some.
-_TPU_SCALARS = 2**20 - 8 * 2**10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Fold:
       back: the visits are in the opposite order.
       full: `step` of the last visits, whose tiles are full, and may be uniform; None if visits are
         not told apart.
+      again: the last state of a query head -> the first one of the next head of its group, and the
+        results are written behind each head; None if that is the same state.
     """
 
     start: Callable
@@ -59,6 +64,7 @@ class Fold:
     end: Callable
     back: bool = False
     full: Callable | None = None
+    again: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,6 +114,7 @@ class Call:
         results,
         known: Sequence[OfPairs] = (),
         found: Sequence[OfPairs] = (),
+        group: int = 1,
     ) -> list:
         """Runs a kernel. Returns the arrays of `results` and of `found`.
 
@@ -120,6 +127,8 @@ class Call:
           results: (leaf, dtype) for each result, which has the shape of a gradient of the leaf.
           known: arrays that a kernel of queries reads at every visit.
           found: arrays that a kernel of queries writes at every visit.
+          group: how many query heads an instance goes through. The results for a leaf without an
+            entry for each of them are sums over them.
         """
         on_grid = targets.of_tpu(self.plan.target)
         tables = [a.reshape(-1).astype(jnp.int32) for a in visits]
@@ -127,7 +136,8 @@ class Call:
         trees = fixed, own, others, list(known)
         place = which.block_of_step if on_grid else None
         state = jax.eval_shape(fold.start, held(fixed), held(own)) if on_grid else None
-        instance = _Instance(trees, fold, which, len(results), len(found), state)
+        leaves = [leaf for leaf, _ in results]
+        instance = _Instance(trees, fold, which, leaves, len(found), state, group)
         given = [leaf.array for leaf in jax.tree.leaves(trees)]
         specs = [
             *(leaf.spec() for leaf in jax.tree.leaves(fixed)),
@@ -135,19 +145,24 @@ class Call:
             *(leaf.spec(place) for leaf in jax.tree.leaves(others)),
             *(leaf.written(place)[1] for leaf in known),
         ]
-        shapes = [leaf.sums(which.own) for leaf, _ in results]
+        shapes = [leaf.sums(which.own, group) for leaf in leaves]
         shapes += [leaf.written(place) for leaf in found]
         dtypes = [dtype for _, dtype in results] + [leaf.dtype for leaf in found]
         outputs = [spec for _, spec in shapes]
-        size = self.heads.rows, self.heads.queries, which.own
+        size = self.heads.rows, self.heads.queries // group, which.own
+        if group > 1:
+            part = lambda spec, leaf: of_group(spec, leaf.of_heads, group, on_grid)
+            specs = [*map(part, specs, jax.tree.leaves(trees))]
+            outputs = [*map(part, outputs, leaves)]
         if on_grid:
             kernel, scratch = instance.step, instance.scratch
             tile = jax.ShapeDtypeStruct((self.plan.q.size, self.plan.k.size), jnp.float32)
             dtypes_read = [a.dtype for a in given]
-            _check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile])
-            _check_scalars(which, tables)
+            check_memory([*specs, *outputs], [*dtypes_read, *dtypes], [*scratch, tile])
+            check_scalars(which, tables)
             steps = jnp.maximum(visits[1].max(), 1)
-            options = _on_grid((*size, steps), specs, outputs, scratch, self.plan.target)
+            heads = (group,) if group > 1 else ()
+            options = _on_grid((*size, *heads, steps), specs, outputs, scratch, self.plan.target)
         else:
             kernel = instance.loop
             numbers = [pl.BlockSpec(a.shape, lambda *_: (0,)) for a in tables]
@@ -179,48 +194,75 @@ class _Instance:
     Args:
       trees: arrays of the encoding, own arrays, those of the others, and those of every visit.
       fold, visits: see `Call.run`.
-      results: how many results there are.
+      results: the leaves whose gradients the results are, or that look like them.
       found: how many arrays are written at every visit.
       state: shapes and dtypes of what is kept between visits that are steps of the grid.
+      group: how many query heads it goes through.
     """
 
-    def __init__(self, trees, fold: Fold, visits: Visits, results: int, found: int, state=None):
+    def __init__(self, trees, fold: Fold, visits: Visits, results, found: int, state, group: int):
         self._fixed, self._own, self._others, self._known = trees
-        self._fold, self._visits = fold, visits
+        self._fold, self._visits, self._group = fold, visits, group
         self._like, self._structure = jax.tree.flatten(state)
-        self._sizes = [len(jax.tree.leaves(tree)) for tree in trees]
+        self._leaves = [*map(jax.tree.leaves, trees), results]
         leaves = jax.tree.leaves(self._own)
         on_grid = state is not None
         self._turned = [n for n, leaf in enumerate(leaves) if on_grid and leaf.turned]
-        self._sizes += [results, found, len(self._like), len(self._turned)]
+        self._sizes = [*map(len, self._leaves), found, len(self._like), len(self._turned)]
         # Own numbers of queries are turned at the first step, and kept with the state.
-        self.scratch = _scratch([*self._like, *(leaves[n].held for n in self._turned)])
+        self.scratch = scratch_of([*self._like, *(leaves[n].held for n in self._turned)])
 
     def loop(self, order, count, masked, *refs) -> None:
-        """A kernel that has all blocks of the others. Full tiles have a loop of their own."""
+        """A kernel that has all blocks of the others, and all query heads of its group. Full tiles
+        have a loop of their own.
+        """
         refs, b, i = self._parts(refs), pl.program_id(0), pl.program_id(2)
-        given, fold, total = self._given(refs), self._fold, self._visits.total(b, i, count)
+        fold = self._fold
 
-        def meet(step, visit, state):
-            block = self._visits.block(b, i, visit, order, count)
-            return self._meet(step, given, refs, state, block)
+        def of_head(refs, state=None):
+            given, total = self._given(refs), self._visits.total(b, i, count)
 
-        state, first = fold.start(*given), total
-        if fold.full is not None:
-            first = self._visits.masked(b, i, masked)
-        state = jax.lax.fori_loop(0, first, functools.partial(meet, fold.step), state)
-        if fold.full is not None:
-            state = jax.lax.fori_loop(first, total, functools.partial(meet, fold.full), state)
-        self._end(given, refs, state)
+            def meet(step, visit, state):
+                block = self._visits.block(b, i, visit, order, count)
+                return self._meet(step, given, refs, state, block)
+
+            state, first = fold.start(*given) if state is None else state, total
+            if fold.full is not None:
+                first = self._visits.masked(b, i, masked)
+            state = jax.lax.fori_loop(0, first, functools.partial(meet, fold.step), state)
+            if fold.full is not None:
+                state = jax.lax.fori_loop(first, total, functools.partial(meet, fold.full), state)
+            return given, state
+
+        def of_number(head, state):
+            own = self._of_head(refs, head)
+            given, state = of_head(own, state)
+            if fold.again is None:
+                return state
+            self._end(given, own, state)
+            return fold.again(state)
+
+        if self._group == 1:
+            given, state = of_head(refs)
+        else:
+            given = self._given(self._of_head(refs, 0))
+            state = jax.lax.fori_loop(0, self._group, of_number, fold.start(*given))
+        # A result that is written in a loop costs registers.
+        if fold.again is None:
+            self._end(given, refs, state)
 
     def step(self, order, count, masked, *refs) -> None:
         """A kernel that has the block of one visit. The last steps of the grid may have none. Full
         tiles have a program of their own.
         """
-        refs, (b, i, step) = self._parts(refs), (pl.program_id(axis) for axis in (0, 2, 3))
+        refs, of_steps = self._parts(refs), 3 if self._group == 1 else 4
+        b, i, step = (pl.program_id(axis) for axis in (0, 2, of_steps))
+        begins = step == 0
+        if self._group > 1:
+            begins &= pl.program_id(3) == 0
 
         def state():
-            found = [_from_scratch(ref, like) for ref, like in zip(refs.state, self._like)]
+            found = [from_scratch(ref, like) for ref, like in zip(refs.state, self._like)]
             return self._structure.unflatten(found)
 
         def keep(state):
@@ -229,7 +271,7 @@ class _Instance:
                     raise TypeError(f'the state of a kernel was {like} and becomes {a}')
                 ref[...] = without_booleans(a).reshape(ref.shape)
 
-        @pl.when(step == 0)
+        @pl.when(begins)
         def _():
             own = jax.tree.leaves(read(self._own, refs.own))
             for ref, n in zip(refs.turned, self._turned):
@@ -246,19 +288,31 @@ class _Instance:
             pl.when(full)(functools.partial(meet, self._fold.full))
         pl.when(step < first)(functools.partial(meet, self._fold.step))
 
-        @pl.when(step == pl.num_programs(3) - 1)
+        ends = step == pl.num_programs(of_steps) - 1
+        if self._group > 1 and self._fold.again is None:
+            ends &= pl.program_id(3) == self._group - 1
+
+        @pl.when(ends)
         def _():
             self._end(self._given(refs), refs, state())
+            if self._fold.again is not None:
+                keep(self._fold.again(state()))
 
     def _parts(self, refs) -> _Refs:
         refs = iter(refs)
         return _Refs(*([next(refs) for _ in range(size)] for size in self._sizes))
 
+    def _of_head(self, refs: _Refs, head) -> _Refs:
+        """The references of a query head, from those of its group."""
+        part = lambda leaf, ref: OfHead(ref, leaf.of_heads, head) if leaf.of_heads else ref
+        parts = [[*map(part, *pair)] for pair in zip(self._leaves, refs)]
+        return _Refs(*parts, *refs[len(parts) :])
+
     def _given(self, refs: _Refs):
         own, structure = jax.tree.flatten(read(self._own, refs.own))
         leaves = jax.tree.leaves(self._own)
         for ref, n in zip(refs.turned, self._turned):
-            own[n] = dataclasses.replace(own[n], array=_from_scratch(ref, leaves[n].held))
+            own[n] = dataclasses.replace(own[n], array=from_scratch(ref, leaves[n].held))
         return read(self._fixed, refs.fixed), structure.unflatten(own)
 
     def _meet(self, step, given, refs: _Refs, state, number=None):
@@ -295,62 +349,6 @@ class Pair:
                 ref[self._number] = release(a, ref.shape[1:])
 
 
-def _flat(shape: Sequence[int]) -> tuple[int, ...]:
-    """Without axes of one entry in front, and with two axes at least, as a TPU stores arrays."""
-    shape = (1, 1, *shape)
-    while len(shape) > 2 and shape[0] == 1:
-        shape = shape[1:]
-    return shape
-
-
-def _scratch(state) -> list[jax.ShapeDtypeStruct]:
-    """How the arrays of a state are kept."""
-    kind = lambda a: jnp.int32 if a.dtype == jnp.bool_ else a.dtype
-    return [jax.ShapeDtypeStruct(_flat(a.shape), kind(a)) for a in jax.tree.leaves(state)]
-
-
-def _from_scratch(ref, like):
-    """An array of a state."""
-    a = ref[...].reshape(like.shape) if like.shape else ref[0, 0]
-    return a != 0 if like.dtype == jnp.bool_ else a
-
-
-def _check_memory(specs: Sequence[pl.BlockSpec], dtypes: Sequence[Any], once) -> None:
-    """Refuses parts that the memory of a TPU core surely does not hold: those of a step, twice, as
-    those of the next one come while it is computed; and the state and one tile of logits, `once`.
-    What the doors make beside these is known to the compiler alone.
-    """
-    parts = [(spec.block_shape or (), dtype, 2) for spec, dtype in zip(specs, dtypes, strict=True)]
-    parts += [(a.shape, a.dtype, 1) for a in once]
-    sizes = {}
-    for shape, dtype, copies in parts:
-        shape = tuple(n for n in shape if isinstance(n, int))
-        *front, rows, lanes = [1, 1, *shape]
-        tile = -(-rows // 8) * 8 * -(-lanes // 128) * 128  # a TPU stores tiles of 8 x 128
-        bytes_of_one = math.prod(front) * tile * jnp.dtype(dtype).itemsize
-        sizes[shape] = sizes.get(shape, 0) + copies * bytes_of_one
-    if (needed := sum(sizes.values())) > _TPU_BYTES:
-        largest = max(sizes, key=sizes.__getitem__)
-        raise NoKernelError(
-            f'would need {readable(needed)} of the memory of a TPU core, which has '
-            f'{readable(_TPU_BYTES)}, most of it for arrays of shape {largest}',
-            'use a smaller block (--config.model.block) or a smaller table',
-        )
-
-
-def _check_scalars(visits: Visits, tables) -> None:
-    """Refuses tables of visits that the scalar memory of a TPU core does not hold."""
-    if (numbers := sum(a.size for a in tables)) * 4 > _TPU_SCALARS:
-        rows = f' in each of {visits.rows} rows' if visits.rows > 1 else ''
-        raise NoKernelError(
-            f'would need the order of {visits.own} x {visits.others} blocks{rows}, which is '
-            f'{numbers:,} numbers, and the scalar memory of a TPU core has room for '
-            f'{_TPU_SCALARS // 4:,}',
-            'use a larger block (--config.model.block) or fewer packed or padded rows, cut the '
-            'sequence (mesh.sequence)',
-        )
-
-
 def _in_a_loop(grid, in_specs, out_specs, plan) -> dict:
     """Options of `pallas_call` for a kernel that loops over its visits."""
     options = dict(grid=grid, in_specs=in_specs, out_specs=out_specs)
@@ -376,7 +374,7 @@ def _on_grid(grid, in_specs, out_specs, scratch, target: str) -> dict:
             scratch_shapes=[tpu.VMEM(a.shape, a.dtype) for a in scratch],
         ),
         compiler_params=tpu.CompilerParams(
-            dimension_semantics=('parallel', 'parallel', 'parallel', 'arbitrary')
+            dimension_semantics=('parallel',) * 3 + ('arbitrary',) * (len(grid) - 3)
         ),
         interpret=target in targets.INTERPRETED,
     )

@@ -6,8 +6,9 @@ function. An encoding is cut to the head by the rules of `layer/sharding.py`, so
 [1, 1, T, S]; what is a constant inside them becomes an input (`attention/kernels/program.py`).
 
 The backward pass is two kernels. One has a block of queries and sums the gradients of the queries,
-of the float leaves of their tokens, and of parameters. One has a block of keys and sums the
-gradients of keys, values and the leaves of their tokens. Both recompute tiles by `sweep.pull_tile`.
+of the float leaves of their tokens, and of parameters. One has a key head and a
+block of keys, goes through the query heads of its group, and sums the gradients of keys, values and
+the leaves of their tokens. Both recompute tiles by `sweep.pull_tile`.
 An encoding with a carry has one kernel more in front, which keeps the carry before every tile. The
 kernel of queries goes from far to near and keeps the gradient of the carry behind every tile, so
 that the kernel of keys has both.
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 from posenc_jax.attention import blocked
 from posenc_jax.attention.kernels.arrays import OfPairs, OfTokens, examples
 from posenc_jax.attention.kernels.call import Call, Fold
+from posenc_jax.attention.kernels.groups import anew
 from posenc_jax.attention.kernels.program import Program
 from posenc_jax.attention.kernels.sizes import NoKernelError
 from posenc_jax.attention.kernels.visits import plan_apart, visits_of_keys, visits_of_queries
@@ -341,13 +343,16 @@ class _Kernels:
             return run
 
         full = step(1) if self.apart else None
-        fold = Fold(lambda *_: tiles[0].zeros(), step(0), lambda fixed, own, sums: sums, full=full)
         leaves = [*call.keys[:2], *_floats(call.keys)]
+        apart = call.heads.group > 1 and any(leaf.of_heads for leaf in leaves)
+        again = functools.partial(anew, leaves) if apart else None
+        start, end = lambda *_: tiles[0].zeros(), lambda fixed, own, sums: sums
+        fold = Fold(start, step(0), end, full=full, again=again)
         sums = call.run(
             'attention_backward_keys', visits_of_keys(self.visits),
             (call.encoding, call.constants(*tiles)), call.keys,
             (call.queries, self._pairs(before), self._pairs(behind)), fold,
-            [(leaf, jnp.float32) for leaf in leaves],
+            [(leaf, jnp.float32) for leaf in leaves], group=call.heads.group,
         )  # fmt: skip
         grads = [leaf.gradient(a) for leaf, a in zip(leaves, sums)]
         return jax.tree.unflatten(jax.tree.structure(tiles[0].result), grads)

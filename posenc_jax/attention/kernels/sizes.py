@@ -13,9 +13,9 @@ TPU_DTYPES = 'float32', 'bfloat16'  # that Mosaic, the compiler of kernels for a
 # Queries and keys of a tile of a TPU: the usual number, and one that is better for most encodings
 # and that the memory of a core has no room for with some. `compiled.csv` says with which.
 TPU_SIDES = 256, 512
-# The same of a GPU: the usual tile, and one with which kernels run fewer instructions for a pair
+# The same of a GPU: the usual tile, and two with which kernels run fewer instructions for a pair
 # where registers and shared memory are enough.
-GPU_TILES = (64, 64), (128, 128)
+GPU_TILES = (64, 64), (128, 64), (128, 128)
 
 
 class NoKernelError(ValueError):
