@@ -55,8 +55,8 @@ def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, .
     where it has kernels, by a model.
 
     Args:
-      line: of the target sm_90 or sm_90a. With a line of sm_80 the result only compares tiles, since an A100
-        has other cores.
+      line: of the target sm_90 or sm_90a. With a line of sm_80 the result only compares tiles,
+        since an A100 has other cores.
       length: of queries and of keys.
       heads: of all rows of the batch.
     """
