@@ -58,8 +58,8 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, fl
             arguments = jax.tree.map(
                 lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placed), arguments
             )
-            lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=('cuda',))
-        lowered.compile()
+            traced = jax.jit(run).trace(*arguments)
+        traced.lower(lowering_platforms=('cuda',)).compile()
         (code,) = pathlib.Path(folder).glob('*.ptx')
         (passes,) = pathlib.Path(folder).glob('*passes.log')
         shared = {int(found[1]) for found in _SHARED.finditer(passes.read_text())}

@@ -74,7 +74,7 @@ class Read:
         own, axes = self.axes(own), self.axes(axes)
         if own == axes:
             return a
-        if a.dtype == jnp.bool_:  # Mosaic does not move booleans
+        if a.dtype == jnp.bool_ and own:  # Mosaic does not move booleans
             return self.spread(a.astype(jnp.int32), own, axes) != 0
         size = {QUERY: self.sizes[0], KEY: self.sizes[1]}
         shape = tuple(size[axis] for axis in axes)
@@ -120,7 +120,7 @@ class Door:
         size = {'': 1, QUERY: sizes[0], KEY: sizes[1]}
         axes = [axes if leaf.size > 1 else '' for axes, leaf in leaves]
         inputs = [
-            _input(n, a) if leaf.size in (1, size.get(a, leaf.size)) else _refused(leaf.shape)
+            _input(n, a, leaf.dtype) if leaf.size in (1, size.get(a, leaf.size)) else _refused(leaf)
             for n, (a, (_, leaf)) in enumerate(zip(axes, leaves))
         ]
         found = _evaluate(closed.jaxpr, [_constant(a) for a in closed.consts], inputs)
@@ -138,21 +138,26 @@ class Door:
             used.add(number)
             size = {QUERY: sizes[0], KEY: sizes[1]}
             shape = tuple(size[a] for a in axes[number] if a != axis)
-            return jnp.zeros(shape, leaves[number][1].dtype)
+            dtype = leaves[number][1].dtype
+            return jnp.zeros(shape, jnp.int32 if dtype == jnp.bool_ else dtype)
 
         read = Read(sizes, zeros, zeros)
         return [read.spread(read(v), v.axes, v.axes) for v in jax.tree.leaves(self.results)]
 
 
-def _input(number: int, axes: str) -> Value:
-    return Value(axes, lambda read: read.input(number, axes))
+def _input(number: int, axes: str, dtype) -> Value:
+    """An input. A kernel has integers for booleans, of which Mosaic has tiles and single ones."""
+    if dtype != jnp.bool_:
+        return Value(axes, lambda read: read.input(number, axes))
+    whole = QUERY + KEY if axes else ''
+    return Value(whole, lambda read: read.spread(read.input(number, axes), axes, whole) != 0)
 
 
-def _refused(shape) -> Value:
+def _refused(leaf) -> Value:
     """An input that no kernel for Hopper reads, and few doors."""
 
     def refuse(read: Read):
-        why = f'has one number for a head or a token, and not {shape}'
+        why = f'has one number for a head or a token, and not {leaf.shape}'
         raise NoKernelError(why, form='hopper')
 
     return Value('', refuse)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as gpu
+from jax.experimental.pallas import mosaic_gpu
 
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels.arrays import examples
@@ -29,6 +29,7 @@ from posenc_jax.attention.tiles import Blocks
 from posenc_jax.base import targets
 from posenc_jax.protocol.capabilities import first_carry
 
+gpu: Any = mosaic_gpu  # its types are those of one of its uses
 QUERIES, KEYS = 64, 128  # of a tile
 _GROUPS, _SLOTS = 2, 2  # groups of warps that compute, and blocks of keys that are held at once
 _REGISTERS, _REGISTERS_OF_COPIES = 240, 24  # of each thread
@@ -46,7 +47,7 @@ def forward(plan, params, constants, q, k, v, tq, tk):
     apart = plan_apart(own, encoding, tq, tk)
     doors = [make_door(tile, call) for tile in (own, apart) if tile is not None]
     order, count, masked = visits_of_queries(own, encoding, tq, tk, apart=apart)
-    tables = [a.reshape(-1).astype(jnp.int32) for a in (order, count, masked)]
+    tables = [jnp.asarray(a, jnp.int32).reshape(-1) for a in (order, count, masked)]
     kernel = _Kernel(call, doors, _inputs(call, doors), Visits(*order.shape, back=False))
     out, lse = kernel(tables)
     return plan.q.swap(out[:, :, :length]), lse[:, :, :length]
@@ -117,9 +118,6 @@ class _Input:
         rows, count, *_ = self.leaf.array.shape
         row = b if rows > 1 else 0
         return ref.at[row, self.leaf.heads.number(count, n), 0, tokens]
-
-    def shown(self, a) -> Any:
-        return a != 0 if self.leaf.dtype == jnp.bool_ else a
 
 
 def _inputs(call: Call, doors: list[Door]) -> list[_Input]:
@@ -279,17 +277,16 @@ class _Kernel:
         s = s * scale
         keys = [one for one in self.inputs if one.axis == KEY]
         here = places | {one.number: (ref, slot) for one, ref in zip(keys, scratch['of_keys'])}
-        types = {one.number: one for one in self.inputs}
 
         def leaf(number):
             if number == door.tile:
                 return s
             held, at = here.get(number, (None, None))
-            return types[number].shown(known[number] if number in known else held[at])
+            return known[number] if number in known else held[at]
 
         def first(number, axis):
             held, at = here[number]
-            return types[number].shown(held[at, 0])
+            return held[at, 0]
 
         read = Read((QUERIES, KEYS), leaf, first)
         s, *seen = (
