@@ -100,7 +100,7 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
         return min(found, key=_of_pair)
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
-        model=kernel_table.HEADS * width,
+        model=kernel_table.HEADS * width, kv_heads=kernel_table.HEADS,
     )  # fmt: skip
     on, environment = compilers(target), tpu.environment(target) if is_tpu(target) else {}
     line = functools.partial(Compiled, key, width, dtype, target, compilers=on.releases())
