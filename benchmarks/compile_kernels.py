@@ -10,10 +10,11 @@ encoding is compiled in a process of its own, because compilers end their proces
     export PYTHONPATH=.:compilers
     python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'rope() | alibi()'
     python benchmarks/compile_kernels.py --targets v5e --units --block 256 512  # beside splash
+    python benchmarks/compile_kernels.py --targets sm_90a  # the kernel for Hopper, forward alone
     python benchmarks/compile_kernels.py --steps  # train steps for a GPU and four TPUs: memory
     python benchmarks/compile_kernels.py --keys --targets sm_80 v5p --widths 64 128 --write
     python benchmarks/compile_kernels.py --recorded  # the table, as docs/performance.md has it
-    python benchmarks/compile_kernels.py --check  # ten kernels against the table
+    python benchmarks/compile_kernels.py --check  # eleven kernels against the table
 
 With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
 --new only those that it lacks. A tile takes 5 to 30 s of processor time. For a TPU two tiles are
@@ -39,7 +40,7 @@ from flax import nnx
 
 import posenc_jax as pj
 from benchmarks import kernel_table
-from benchmarks.compilers import children, gpu, steps, tpu
+from benchmarks.compilers import children, gpu, hopper, steps, tpu
 from benchmarks.compilers.recorded import CHECKED, model, page, worse
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels import sizes as kernel_sizes
@@ -69,15 +70,19 @@ ENLARGED = {
 
 
 # The tiles from which a line is chosen.
-TILES = dict.fromkeys(compiled.SHARED, kernel_sizes.GPU_TILES) | {
-    target: [(side, side) for side in kernel_sizes.TPU_SIDES] for target in tpu.TOPOLOGIES
-}
+TILES = dict.fromkeys(compiled.SHARED, kernel_sizes.GPU_TILES) | {compiled.HOPPER: [hopper.TILE]}
+TILES |= {target: [(side, side) for side in kernel_sizes.TPU_SIDES] for target in tpu.TOPOLOGIES}
 # Train steps: the encoding, and how attention is computed.
 STEPS = (('alibi()', 'blocked'), ('alibi()', 'fused'), ('t5_rpe()', 'fused'))
 
 
 def is_tpu(target: str) -> bool:
     return target in tpu.TOPOLOGIES
+
+
+def compilers(target: str):
+    """The module that asks the compilers of a target."""
+    return tpu if is_tpu(target) else hopper if target == compiled.HOPPER else gpu
 
 
 def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int):
@@ -95,9 +100,9 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
         return min(found, key=_of_pair)
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
-        model=kernel_table.HEADS * width,
+        model=kernel_table.HEADS * width, kv_heads=kernel_table.HEADS,
     )  # fmt: skip
-    on, environment = (tpu, tpu.environment(target)) if is_tpu(target) else (gpu, {})
+    on, environment = compilers(target), tpu.environment(target) if is_tpu(target) else {}
     line = functools.partial(Compiled, key, width, dtype, target, compilers=on.releases())
     try:
         found = children.call(
@@ -113,6 +118,7 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
     numbers = {name: tuple(kernel[name] for kernel in kernels) for name in names}
     platform = 'tpu' if is_tpu(target) else 'cuda'
     tile = kernel_sizes.sizes(platform, (width, width), 1, LENGTH, LENGTH, block)
+    tile = hopper.TILE if on is hopper else tile
     units = {name: kernel['units'] for name, kernel in found.items() if 'units' in kernel}
     return line(tile='x'.join(map(str, tile)), **numbers), units
 
@@ -254,7 +260,7 @@ def arguments() -> argparse.Namespace:
     add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')
     add('--steps', action='store_true', help='whole train steps')
     add('--recorded', action='store_true', help='prints what the table has, as a page')
-    add('--check', action='store_true', help='ten lines against the table')
+    add('--check', action='store_true', help='eleven lines against the table')
     add('--new', action='store_true', help='leaves out what the file has')
     add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
     options = parser.parse_args()
@@ -264,7 +270,7 @@ def arguments() -> argparse.Namespace:
         options.targets = ['sm_90', 'v5e'] if options.steps else ['sm_90']
     needed = {target for *_, target in CHECKED} if options.check else options.targets
     for target in () if options.recorded else needed:
-        if absent := (tpu if is_tpu(target) else gpu).missing():
+        if absent := compilers(target).missing():
             parser.error(f'{target} needs {absent}; requirements/compilers.txt has it')
     return options
 

@@ -9,6 +9,7 @@ the file that `attend` reads, and a page for docs/performance.md.
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import math
 import os
@@ -41,6 +42,7 @@ TILES = {
     'cuda': ((64, 64), (128, 64), (128, 128), (64, 32)),
     'tpu': ((256, 256), (512, 512), (512, 1024), (1024, 1024)),
 }
+HOPPER = 0, 0  # in the place of a tile: the kernel for Hopper, which has its own
 WINS = 1.1  # so many times as fast as another form
 PASSES = 'forward', 'both'
 BLOCKED, JAX = 'blocked', 'JAX'
@@ -81,7 +83,10 @@ class Timed:
 
 
 Found = dict[tuple[str, int], dict[str, Timed]]  # by class and length, then by form
-tile_name = 'kernel {0[0]} x {0[1]}'.format
+
+
+def tile_name(tile: tuple[int, int]) -> str:
+    return 'kernel for Hopper' if tile == HOPPER else f'kernel {tile[0]} x {tile[1]}'
 
 
 def stopwatch(name: str, call: Callable[[], Any]) -> float:
@@ -130,7 +135,9 @@ def contenders(sizes: Sizes, encodings: str, spec: str, length: int) -> Iterator
     shape = dict(length=length, heads=sizes.heads, width=sizes.width)
     yield BLOCKED, lambda: layer(spec, 'blocked', **shape)
     for tile in sizes.tiles:
-        yield tile_name(tile), lambda tile=tile: layer(spec, 'kernel', block=tile, **shape)
+        how = 'hopper' if tile == HOPPER else 'kernel'
+        block = None if tile == HOPPER else tile
+        yield tile_name(tile), functools.partial(layer, spec, how, block=block, **shape)
     if encodings == 'none':
         yield JAX, lambda: library(lambda spec: layer(spec, **shape))
     else:
@@ -255,6 +262,7 @@ def decide(found: Found, sizes: Sizes) -> list[Decision]:
         over_jax = faster(found, encodings, tile_name(best) if takes else BLOCKED, JAX)
         keeps = encodings != 'none' or over_jax is None or over_jax < WINS
         own = ('kernel', best, keeps) if takes else ('blocked', None, keeps)
+        own = ('hopper', None, keeps) if takes and best == HOPPER else own
         made.append(Decision(encodings, sizes.width, sizes.dtype, *own))
     return made
 
@@ -276,7 +284,8 @@ def page(found: Found, made: list[Decision], sizes: Sizes, measured: str) -> str
         f'\nA kernel is taken where it is {WINS} times as fast as blocks in each of these times.\n',
     ]
     for one in made:
-        kernel = f'our kernel, tile {one.block[0]} x {one.block[1]}' if one.block else 'blocks'
+        forms = {'blocked': 'blocks', 'hopper': 'our kernel for Hopper'}
+        kernel = forms.get(one.form) or f'our kernel, tile {one.block[0]} x {one.block[1]}'
         first = ', behind the kernels of JAX' if one.library and one.encodings == 'none' else ''
         lines.append(f'- {one.encodings}: {kernel}{first}')
     return '\n'.join(lines) + '\n'
@@ -285,7 +294,8 @@ def page(found: Found, made: list[Decision], sizes: Sizes, measured: str) -> str
 def run(sizes: Sizes, place: pathlib.Path, **clocks) -> str:
     """Measures, writes the file and the page beside it, and returns the page."""
     if not sizes.tiles:
-        sizes = dataclasses.replace(sizes, tiles=TILES[targets.platform()])
+        more = (HOPPER,) if targets.device() == 'sm_90' else ()
+        sizes = dataclasses.replace(sizes, tiles=TILES[targets.platform()] + more)
     os.environ[decisions.VARIABLE] = ''  # an earlier file does not choose for the contenders
     found = measure(sizes, **clocks)
     made = decide(found, sizes)

@@ -81,6 +81,9 @@ def attention(
     width: int = WIDTH,
     block: int | tuple[int, int] | None = None,
     model: int = MODEL,
+    kv_heads: int = KV_HEADS,
+    implementation: str = 'kernel',
+    device: str | None = None,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.
 
@@ -90,26 +93,29 @@ def attention(
       rows, length, width: of the batch, of the sequences, and of the heads.
       block: as for `attend`.
       model: width of the layer's input.
+      kv_heads: of keys and values, for four heads of queries.
+      implementation: as for `attend`, a kernel.
+      device: as for `targets.made_for`.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
         spec = re.sub(r'\(([\d., ]+)\)', more, spec, count=2)
     if key == 'longrope2':  # likewise, for the planes from the third on
         spec = spec.replace('(4.0, 5.0)', f'(4.0, {"5.0, " * (width // 2 - 3)})')
-    sizes = SIZES | dict(head_dim=width, train_len=length, model_dim=model)
+    sizes = SIZES | dict(head_dim=width, train_len=length, model_dim=model, kv_heads=kv_heads)
     encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
     if key in contract_test.PLACED:
         encoding = pj.chain(contract_test.PLACED[key](), encoding)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
     shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, dtype)
-    heads = dict(q=HEADS, k=KV_HEADS, v=KV_HEADS)
+    heads = dict(q=HEADS, k=kv_heads, v=kv_heads)
     weights = {name: shape(model, count, width) for name, count in heads.items()}
 
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
         projected = project(encoding, weights, x, pj.Tokens.of(length=length))
-        with made_for(platform):
-            how = dict(implementation='kernel', block=block, applied=pj.TOKEN_STAGE)
+        with made_for(platform, device):
+            how: dict = dict(implementation=implementation, block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
 
     run = jax.grad(run, (0, 2, 3)) if backward else run

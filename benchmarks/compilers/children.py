@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.compilers.reports import last_line
 
 # Programs whose imports all children share. They touch no backend of JAX.
-_SHARED = [f'benchmarks.compilers.{name}' for name in ('gpu', 'steps', 'tpu')]
+_SHARED = [f'benchmarks.compilers.{name}' for name in ('gpu', 'hopper', 'steps', 'tpu')]
 
 
 _SLOWER = 6  # times that a busy machine may be slower

@@ -70,14 +70,14 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, fl
     with children.lowering():
         run, arguments = kernel_table.attention(key, spec, 'cuda', True, **sizes)
         lowered = jax.jit(run).trace(*arguments).lower(lowering_platforms=('cuda',))
-    found, others = {}, _others(key, spec, **sizes)
+    found, many = {}, others(key, spec, **sizes)
     for call in _calls(lowered.compiler_ir('stablehlo').operation):
         name, *program = call
-        found[KERNELS[name]] = _compiled(*program, target) | dict(others=others)
+        found[KERNELS[name]] = _compiled(*program, target) | dict(others=many)
     return found
 
 
-def _others(key: str, spec: str, width: int, model: int, block, **_) -> int:
+def others(key: str, spec: str, width: int, model: int, block, **_) -> int:
     """How many tiles a block of queries meets at most that need a mask or look-ups, by the
     encoding; 0 where it says nothing of tiles.
     """
@@ -118,6 +118,11 @@ def _compiled(code: bytes, warps: int, stages: int, target: str) -> dict[str, fl
     capability = '.'.join(target.removeprefix('sm_'))
     made = triton.compile('CUDA', code, capability, num_warps=warps, num_ctas=1, num_stages=stages)
     ptx = made.asm if isinstance(made.asm, str) else made.asm.decode()
+    return assembled(ptx, target) | dict(shared=round(made.smem_bytes / 1024, 2), warps=warps)
+
+
+def assembled(ptx: str, target: str) -> dict[str, float]:
+    """What the assembler says of a kernel: its registers, and the instructions of its loops."""
     architecture = re.search(r'\.target (\w+)', ptx)
     with tempfile.TemporaryDirectory() as folder:
         source, code_file = pathlib.Path(folder, 'kernel.ptx'), pathlib.Path(folder, 'kernel.cubin')
@@ -126,7 +131,7 @@ def _compiled(code: bytes, warps: int, stages: int, target: str) -> dict[str, fl
         said = _run('ptxas', '-v', '--gpu-name', name, str(source), '-o', str(code_file))
         used = reports.resources(said)
         loop = reports.of_loop(_run('nvdisasm', '-c', str(code_file)))
-    return used | vars(loop) | dict(shared=round(made.smem_bytes / 1024, 2), warps=warps)
+    return used | vars(loop)
 
 
 def _run(name: str, *arguments: str) -> str:

@@ -10,6 +10,7 @@ from posenc_jax.attention.kernels.compiled import PASSES, Compiled
 CHECKED = (
     ('nope', 128, 'bfloat16', 'sm_90'),
     ('alibi', 128, 'bfloat16', 'sm_90'),
+    ('alibi', 128, 'bfloat16', 'sm_90a'),
     ('kerple', 64, 'bfloat16', 'sm_90'),
     ('t5_rpe', 64, 'bfloat16', 'sm_90'),
     ('nope', 128, 'bfloat16', 'sm_80'),
@@ -54,8 +55,8 @@ def model(line: Compiled, length: int = 8192, heads: int = 32) -> tuple[float, .
     where it has kernels, by a model.
 
     Args:
-      line: of the target sm_90. With a line of sm_80 the result only compares tiles, since an A100
-        has other cores.
+      line: of the target sm_90 or sm_90a. With a line of sm_80 the result only compares tiles,
+        since an A100 has other cores.
       length: of queries and of keys.
       heads: of all rows of the batch.
     """
@@ -87,9 +88,9 @@ def page(kinds: dict[str, Iterable[str]]) -> list[str]:
     order = list(names)
     shown = sorted((a for a in lines if a.encoding in names), key=lambda a: order.index(a.encoding))
     found = []
-    for target in ('sm_90', 'sm_80'):
+    for target in ('sm_90', 'sm_90a', 'sm_80'):
         columns = 'tile', 'registers', 'spills', 'shared', 'loop', 'other', 'inner', 'copies'
-        modelled = ['model, ms'] * (target == 'sm_90')
+        modelled = ['model, ms'] * (target != 'sm_80')
         found += [f'| {target} | class | {" | ".join((*columns, *modelled))} |']
         found += ['|---' * (2 + len(columns) + len(modelled)) + '|']
         for line in shown:
@@ -105,7 +106,7 @@ def page(kinds: dict[str, Iterable[str]]) -> list[str]:
             if line.target == target and not line.refused:
                 found += [_row(line, names, [compiled.cell(getattr(line, n)) for n in columns])]
         found += ['']
-    for target in ('sm_90', 'sm_80', 'v5e', 'v5p'):
+    for target in ('sm_90', 'sm_90a', 'sm_80', 'v5e', 'v5p'):
         ours = [line for line in lines if line.target == target and line.refusal()]
         ours = [f'`{line.encoding}` H{line.width} ({_cause(line)})' for line in ours]
         found += [f'Refused on {target}: {", ".join(ours) or "nothing"}.', '']

@@ -86,9 +86,12 @@ def of_loop(text: str) -> OfLoop:
             labels[found[1]] = len(instructions)
         elif found := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;', line):
             instructions.append(found[1])
+    exits = [n for n, instruction in enumerate(instructions) if instruction.endswith('EXIT')]
     for end, instruction in enumerate(instructions):
-        # At the end of a kernel there is an instruction that jumps to itself.
-        if (begin := labels.get(_target(instruction), end)) < end:
+        # Behind the last exit, threads that waited for a copy jump back to where they need it, and
+        # at the end there is an instruction that jumps to itself.
+        returns = exits and end > exits[-1] and instruction.startswith('BRA')
+        if not returns and (begin := labels.get(_target(instruction), end)) < end:
             loops.append(range(begin, end + 1))
     products = [n for n, instruction in enumerate(instructions) if _PRODUCT.search(instruction)]
     copies = sum(1 for instruction in instructions if _COPY.search(instruction))

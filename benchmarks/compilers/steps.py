@@ -17,7 +17,7 @@ ROWS, LENGTH = 8, 2048
 SIZES = dict(layers=12, width=1024, heads=16, train_len=LENGTH, dtype='bfloat16')
 _CALL = r'custom_call_target="(?:tpu_custom_call|__gpu\$xla\.gpu\.triton)"'
 # What XLA asks about a GPU that is not there: the public data of an H100 SXM with 80 GB.
-_H100 = """
+H100 = """
 platform_name: "CUDA"
 device_description_str: "NVIDIA H100 80GB HBM3"
 dnn_version_info { major: 9 minor: 10 }
@@ -69,7 +69,7 @@ def memory(spec: str, target: str, implementation: str) -> dict[str, float]:
         devices = topologies.get_topology_desc(tpu.TOPOLOGIES[target][0], platform='tpu').devices
     else:
         devices = topologies.get_topology_desc(
-            platform='cuda', target_config=_H100, topology='1x1x1'
+            platform='cuda', target_config=H100, topology='1x1x1'
         ).devices
     mesh = make_mesh(devices=devices)
     batch = jax.eval_shape(lambda: train_step.batch_of(ROWS, LENGTH))

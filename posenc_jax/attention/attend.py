@@ -79,6 +79,7 @@ def attend(
       tq, tk: tokens of the queries and of the keys, ascending in `index`.
       block: queries and keys per tile, one number or a pair; None chooses by the input sizes.
       implementation: 'dense' (one tile), 'blocked', 'kernel' (a Pallas kernel, on a GPU or a TPU),
+        'hopper' (the same with another forward pass, for masks and biases on a GPU of type sm_90),
         or None for one tile if it is small. If this, `block`, `heads_first`, `return_lse` and
         `axis_name` have their defaults, the encoding's `fast_path` is tried first, and on a TPU or
         a GPU the kernel of JAX where it can serve (`attention/library/choice.py`). Where none
@@ -163,11 +164,13 @@ def _placed_by_compiler(spec: PartitionSpec, encoding: Encoding, arrays, options
 
 
 def _own_kernel(encoding: Encoding, arrays, options) -> tuple[Implementation | None, str]:
-    """'kernel' where a kernel of this library can compute attention with its gradients, else None;
-    and what computes it, for `library.note`. What the compiler refuses is not known here.
+    """'kernel', or 'hopper' where the options say so, if that kernel of this library can compute
+    attention with its gradients, else None; and what computes it, for `library.note`. What the
+    compiler refuses is not known here.
     """
     q, k, v, *tokens = arrays
-    options, ours = {**options, 'implementation': 'kernel'}, policy.OURS
+    form: Implementation = 'hopper' if options['implementation'] == 'hopper' else 'kernel'
+    options, ours = {**options, 'implementation': form}, policy.OURS
     if targets.platform() == 'tpu' and compiler_cuts():
         return None, f'in blocks ({ours} needs jax.shard_map on several devices)'
     try:
@@ -177,7 +180,7 @@ def _own_kernel(encoding: Encoding, arrays, options) -> tuple[Implementation | N
         trace_gradients(lambda *qkv: attend(encoding, *qkv, *tokens, **options), q, k, v)
     except kernel_sizes.NoKernelError as error:
         return None, f'in blocks ({ours} {error.reason})'
-    return 'kernel', f'in {ours}'
+    return form, f'in {ours}'
 
 
 def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tuple[Plan, list]:
@@ -188,7 +191,7 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
     parts = 2 if halves else 1
     batch, queries, heads, width = q.shape
     shape, keys = (batch, queries // parts, heads, width), k.shape[s_axis] // parts
-    forced = implementation == 'kernel'
+    forced = implementation in ('kernel', 'hopper')
     target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
     widths = width, v.shape[-1]
     if forced and block is None:
@@ -208,7 +211,11 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
         )
     varying = varying_axes((variables, arrays))
     is_dense = implementation == 'dense'
-    return Plan(graphdef, *blocks, varying, axis_name, target, halves, nodes, is_dense), variables
+    on_hopper = implementation == 'hopper'
+    return (
+        Plan(graphdef, *blocks, varying, axis_name, target, on_hopper, halves, nodes, is_dense),
+        variables,
+    )
 
 
 def _swept(plan: Plan, encoding: Encoding, variables, arrays, return_lse: bool) -> Any:

@@ -9,8 +9,8 @@
                       "form": "kernel", "block": [128, 64], "library": true}]}}}
 
 A decision is for a class of encodings (`attention/policy.py`), a width of heads and a dtype of the
-queries. `form` is 'kernel' or 'blocked', `block` the tile of a kernel, and `library` whether a
-kernel of JAX is taken where one can serve.
+queries. `form` is 'kernel', 'hopper' (the kernel for GPUs of Hopper) or 'blocked', `block` the tile
+of a kernel, and `library` whether a kernel of JAX is taken where one can serve.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from posenc_jax.protocol.errors import check_choice, is_size, nearest, quoted
 VERSION = 1
 VARIABLE = 'POSENC_JAX_ATTENTION'
 CLASSES = 'none', 'bias', 'products', 'look-up', 'carry'
-FORMS = 'kernel', 'blocked'
+FORMS = 'kernel', 'hopper', 'blocked'
 _ANEW = f'write it anew by benchmarks/accelerator.py --decide, or set {VARIABLE}= for none'
 
 

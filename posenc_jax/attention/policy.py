@@ -61,8 +61,8 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
     Args:
       encoding, arrays: of the call: (q, k, v, tq, tk).
       options: the other arguments of the call, by name.
-      own_kernel: (encoding, arrays, options) -> 'kernel' where a kernel of this library can compute
-        attention, else None; and what computes it, in words.
+      own_kernel: (encoding, arrays, options) -> 'kernel' or 'hopper' where that kernel of this
+        library can compute attention, else None; and what computes it, in words.
     """
     given, block = options['implementation'], options['block']
     if given not in (None, 'fused'):
@@ -99,7 +99,7 @@ def _decided(decided, encoding, arrays, options, own_kernel) -> Choice:
     place = decisions.path()
     if decided.form == 'blocked':
         return Choice(None, None, f'in blocks (by {place})', decided.library)
-    options = {**options, 'block': decided.block}
+    options = {**options, 'block': decided.block, 'implementation': decided.form}
     implementation, words = own_kernel(encoding, arrays, options)
     if implementation is None:
         return Choice(None, None, f'{words}, though {place} asks for it', decided.library)

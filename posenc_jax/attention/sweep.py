@@ -19,7 +19,7 @@ from posenc_jax.protocol.tokens import Tokens
 
 # The logit of a masked key, and the initial running maximum. The latter is larger, so that a masked
 # key has the weight exp(-huge) = 0 even in a row in which all keys are masked.
-_MASKED, _LOWEST = -1e30, -1e29
+MASKED, LOWEST = -1e30, -1e29
 
 
 def begin(encoding, q, tq, width: int):
@@ -28,7 +28,7 @@ def begin(encoding, q, tq, width: int):
     """
     rows = q.shape[:3]
     return (
-        jnp.full(rows, _LOWEST, jnp.float32),
+        jnp.full(rows, LOWEST, jnp.float32),
         jnp.zeros(rows, jnp.float32),
         jnp.zeros((*rows, width), jnp.float32),
         first_carry(encoding, q, tq),
@@ -87,7 +87,7 @@ def _weigh(s, seen, high):
         return new, jnp.exp(s - new[..., None])
 
     def masked(s, seen):
-        return weigh(jnp.where(seen, s, _MASKED), seen)
+        return weigh(jnp.where(seen, s, MASKED), seen)
 
     # On CPU masking is an extra pass over the tile. Most tiles of a long sequence do not need it.
     return jax.lax.platform_dependent(
@@ -253,7 +253,7 @@ def _pull(plan, params, constants, rows: Rows, k, v, carry, d_carry, tk):
     (s, _), pull_logits, seen = jax.vjp(
         logits, params, rows.q, k, rows.floats, tk_floats, carry, has_aux=True
     )
-    w = jnp.exp(jnp.where(seen, s, _MASKED) - rows.lse[..., None])
+    w = jnp.exp(jnp.where(seen, s, MASKED) - rows.lse[..., None])
     _, pull_collect = jax.vjp(collect, params, w, v, rows.floats, tk_floats)
     g_params, g_w, *of_sum = pull_collect(rows.d_out)
     of_logits = pull_logits((w * (g_w - rows.delta[..., None]), d_carry))

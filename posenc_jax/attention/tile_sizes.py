@@ -6,7 +6,7 @@ from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.protocol.composite import owner_of
 from posenc_jax.protocol.errors import check_choice
 
-Implementation = Literal['dense', 'blocked', 'kernel', 'fused']
+Implementation = Literal['dense', 'blocked', 'kernel', 'hopper', 'fused']
 IMPLEMENTATIONS = get_args(Implementation)
 
 # Sizes of float32 logits. Up to the first size all logits are one tile; beyond it, a tile has about

@@ -102,6 +102,7 @@ class Plan:
       varying: manual mesh axes over which all arrays vary, see `meshes.vary`.
       ring: the manual mesh axis round which the keys travel, or None.
       target: what a kernel is made for, or None for the blocked form.
+      hopper: the forward pass is the kernel for Hopper.
       halves: of a ring, whether its devices exchange halves of their parts, see `ring.deal`.
       nodes: of a ring, how many equal pieces of the queries of a device meet keys on their own.
       dense: whether JAX differentiates the form.
@@ -116,6 +117,7 @@ class Plan:
     varying: tuple[str, ...]
     ring: str | None = None
     target: str | None = None
+    hopper: bool = False
     halves: bool = False
     nodes: int = 1
     dense: bool = False

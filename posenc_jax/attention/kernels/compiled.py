@@ -13,8 +13,9 @@ from typing import Any
 from posenc_jax.protocol.composite import name_of, parts_of
 
 PATH = pathlib.Path(__file__).with_name('compiled.csv')
+HOPPER = 'sm_90a'  # the kernel for Hopper, which that architecture alone has
 # What a block of threads may have of the shared memory of a GPU, in KiB.
-SHARED = {'sm_80': 163, 'sm_90': 227}
+SHARED = {'sm_80': 163, 'sm_90': 227, HOPPER: 227}
 # Bytes of each thread that the kernels of the forward and of the backward pass may spill.
 _MOST_SPILLS = 1024, 8192, 8192
 # The kernels of an encoding, in the order of the numbers of a line. The last one is that of
@@ -31,7 +32,8 @@ class Compiled:
       encoding: its registry key.
       width: of a head.
       dtype: of queries, keys and values.
-      target: 'sm_80' or 'sm_90', which are GPUs, 'v5e' or 'v5p', which are TPUs.
+      target: 'sm_80' or 'sm_90', which are GPUs; 'sm_90a', the kernel for Hopper, which has a
+        forward pass alone; 'v5e' or 'v5p', which are TPUs.
       tile: queries and keys of a tile.
       warps: of a block of threads of a GPU, each of 32 threads.
       registers: of a thread of a GPU.

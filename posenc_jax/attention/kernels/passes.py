@@ -54,6 +54,10 @@ def forward(plan, params, constants, q, k, v, tq, tk):
       params, constants: the variables of the encoding.
       q, k, v, tq, tk: as for `attend`, padded to whole blocks.
     """
+    if plan.hopper:
+        from posenc_jax.attention.kernels import hopper  # which imports the library of Mosaic
+
+        return hopper.forward(plan, params, constants, q, k, v, tq, tk)
     out, lse = _sweep(plan, params, constants, q, k, v, tq, tk)
     return plan.q.swap(out), lse
 

@@ -36,6 +36,16 @@ def loads_entries() -> bool:
     return target is not None and not of_tpu(target)
 
 
+def traced(target: str, function: Callable, *examples: Any) -> tuple[ClosedJaxpr, Any]:
+    """A function as doors are traced in a kernel for a target, and the shapes of its result."""
+    before = _IN_KERNEL.set(target)
+    try:
+        plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), examples)
+        return jax.make_jaxpr(function, return_shape=True)(*plain)
+    finally:
+        _IN_KERNEL.reset(before)
+
+
 class Program:
     """A traced function.
 
@@ -59,12 +69,7 @@ class Program:
     """
 
     def __init__(self, target: str, function: Callable, *examples: Any):
-        before = _IN_KERNEL.set(target)
-        try:
-            plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), examples)
-            closed, self.result = jax.make_jaxpr(function, return_shape=True)(*plain)
-        finally:
-            _IN_KERNEL.reset(before)
+        closed, self.result = traced(target, function, *examples)
         operate = Operations(target)
         self._held, self._hold, self._room = operate.held, operate.hold, operate.room
         inputs = jax.tree.leaves(examples)

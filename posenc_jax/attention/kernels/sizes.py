@@ -6,7 +6,6 @@ from posenc_jax.attention.kernels.padding import powers
 from posenc_jax.base import targets
 from posenc_jax.protocol.composite import name_of, parts_of
 
-_WHAT = "attend: implementation='kernel'"
 _USE_BLOCKED = (
     "use implementation='blocked' or 'fused' (of a run: --config.model.implementation=blocked)"
 )
@@ -25,14 +24,16 @@ class NoKernelError(ValueError):
     Args:
       reason: why, with 'a kernel' as its subject.
       instead: what may be changed so that it can, or nothing.
+      form: of `attend`, whose kernel it is.
 
     Attributes:
       reason: as given.
     """
 
-    def __init__(self, reason: str, instead: str = ''):
+    def __init__(self, reason: str, instead: str = '', form: str = 'kernel'):
         self.reason = reason
-        super().__init__(f'{_WHAT} {reason}; {instead and f"{instead}, or "}{_USE_BLOCKED}')
+        what = f'attend: implementation={form!r}'
+        super().__init__(f'{what} {reason}; {instead and f"{instead}, or "}{_USE_BLOCKED}')
 
 
 def target(**arrays: Any) -> str:

@@ -107,8 +107,9 @@ def get_config() -> ConfigDict:
     # what the backward pass recomputes: 'none', 'full', 'dots' (all but products with weights)
     model.remat = 'none'
     model.block = 0  # tile of attention in tokens; 0 lets attention choose
-    # of attention: 'dense', 'blocked', 'kernel' (on a GPU or a TPU), 'fused' (a kernel where one
-    # can run), or '' to let attention choose
+    # of attention: 'dense', 'blocked', 'kernel' (on a GPU or a TPU), 'hopper' (the same with
+    # another forward pass, on an H100), 'fused' (a kernel where one can run), or '' to let
+    # attention choose
     model.implementation = ''
 
     config.train = train = ConfigDict()
