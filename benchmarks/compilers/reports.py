@@ -13,6 +13,7 @@ _COPY = re.compile(r'\b(LDGSTS|UTMALDG|UBLKCP)\b')
 _LOCAL = re.compile(r'(?:@!?U?P\d+ )?(LDL|STL)\b')
 
 
+_WAIT = 8  # instructions, at most, of a loop that waits
 # Comparisons that end a loop, and what they add to the number with which they compare.
 _ENDS = {'GT': 1, 'LE': 1, 'GE': 0, 'LT': 0, 'NE': 0}
 
@@ -86,12 +87,12 @@ def of_loop(text: str) -> OfLoop:
             labels[found[1]] = len(instructions)
         elif found := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;', line):
             instructions.append(found[1])
-    exits = [n for n, instruction in enumerate(instructions) if instruction.endswith('EXIT')]
     for end, instruction in enumerate(instructions):
-        # Behind the last exit, threads that waited for a copy jump back to where they need it, and
-        # at the end there is an instruction that jumps to itself.
-        returns = exits and end > exits[-1] and instruction.startswith('BRA')
-        if not returns and (begin := labels.get(_target(instruction), end)) < end:
+        # Behind a few instructions in which it waits for a copy, a thread jumps back to where it
+        # needs the copy. At the end of a kernel there is an instruction that jumps to itself.
+        before = labels.get(_target(instructions[end - 1]), end)
+        waited = instruction.startswith('BRA') and end - _WAIT <= before < end
+        if not waited and (begin := labels.get(_target(instruction), end)) < end:
             loops.append(range(begin, end + 1))
     products = [n for n, instruction in enumerate(instructions) if _PRODUCT.search(instruction)]
     copies = sum(1 for instruction in instructions if _COPY.search(instruction))
