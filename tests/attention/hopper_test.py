@@ -142,9 +142,9 @@ REFUSED = {
     'another device': ('nope()', dict(device='sm_80'), 'runs on sm_90, and this is sm_80'),
     'float32': ('nope()', dict(dtype=jnp.float32), 'needs bfloat16 or float16, got float32'),
     'narrow heads': ('nope()', dict(width=32), 'heads and values of one width, 64 or 128, got 32'),
-    'a carry': ('fox()', {}, 'has masks and biases of numbers, and fox'),
-    'a look-up': ('t5_rpe()', {}, 'has no table'),
-    'products': ('transformer_xl()', {}, 'has no table'),
+    'a carry': ('fox()', {}, 'classes none and bias, and fox.* of the class carry'),
+    'a look-up': ('t5_rpe()', {}, 'of the class look-up'),
+    'products': ('sandwich()', {}, 'of the class products'),
 }
 
 
