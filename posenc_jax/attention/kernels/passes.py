@@ -6,12 +6,11 @@ function. An encoding is cut to the head by the rules of `layer/sharding.py`, so
 [1, 1, T, S]; what is a constant inside them becomes an input (`attention/kernels/program.py`).
 
 The backward pass is two kernels. One has a block of queries and sums the gradients of the queries,
-of the float leaves of their tokens, and of parameters. One has a key head and a
-block of keys, goes through the query heads of its group, and sums the gradients of keys, values and
-the leaves of their tokens. Both recompute tiles by `sweep.pull_tile`.
-An encoding with a carry has one kernel more in front, which keeps the carry before every tile. The
-kernel of queries goes from far to near and keeps the gradient of the carry behind every tile, so
-that the kernel of keys has both.
+of the float leaves of their tokens, and of parameters. One has a key head and a block of keys, goes
+through the query heads of its group, and sums the gradients of keys, values and the leaves of their
+tokens. Both recompute tiles by `sweep.pull_tile`. An encoding with a carry has one kernel more in
+front, which keeps the carry before every tile. The kernel of queries goes from far to near and
+keeps the gradient of the carry behind every tile, so that the kernel of keys has both.
 
 Inputs are copied to a layout with heads first.
 """
@@ -286,7 +285,7 @@ class _Kernels:
         tiles = self._tiles(_tile_of_queries)
         leave = self._program(_leave, *self.shown[:2], carry)
         params = jax.tree.leaves(call.encoding[0])
-        leaves = [*params, call.queries[0], *_floats(call.queries)]
+        leaves = [*params, call.queries[0], *jax.tree.leaves(partition(call.queries[-1])[0])]
         structure = jax.tree.structure(leave.result)
         # Most parameters act before the pair stage, and their gradients here are zero.
         used = [a or b for a, b in zip(tiles[0].reads[: len(params)], leave.reads[: len(params)])]
@@ -343,11 +342,11 @@ class _Kernels:
             return run
 
         full = step(1) if self.apart else None
-        leaves = [*call.keys[:2], *_floats(call.keys)]
+        leaves = [*call.keys[:2], *jax.tree.leaves(partition(call.keys[-1])[0])]
         apart = call.heads.group > 1 and any(leaf.of_heads for leaf in leaves)
         again = functools.partial(anew, leaves) if apart else None
-        start, end = lambda *_: tiles[0].zeros(), lambda fixed, own, sums: sums
-        fold = Fold(start, step(0), end, full=full, again=again)
+        end = lambda fixed, own, sums: sums
+        fold = Fold(lambda *_: tiles[0].zeros(), step(0), end, full=full, again=again)
         sums = call.run(
             'attention_backward_keys', visits_of_keys(self.visits),
             (call.encoding, call.constants(*tiles)), call.keys,
@@ -356,10 +355,6 @@ class _Kernels:
         )  # fmt: skip
         grads = [leaf.gradient(a) for leaf, a in zip(leaves, sums)]
         return jax.tree.unflatten(jax.tree.structure(tiles[0].result), grads)
-
-
-def _floats(queries_or_keys) -> list:
-    return jax.tree.leaves(partition(queries_or_keys[-1])[0])
 
 
 def _start(plan, variables, queries):
