@@ -33,11 +33,10 @@ def test_four_query_heads_on_fewer_key_heads(spec, keys, target, monkeypatch):
     ring_test.same(*kernel_test.both(encoding, target=target))
 
 
-def written(spec, keys, platform, monkeypatch):
+def written(spec, keys, platform):
     """The shapes that the kernel of keys writes, and the grid of its instances."""
-    monkeypatch.setattr(kernel_table, 'KV_HEADS', keys)
-    monkeypatch.setitem(kernel_table.SIZES, 'kv_heads', keys)
-    run, arguments = kernel_table.attention(spec.split('(')[0], spec, platform, backward=True)
+    key = spec.split('(')[0]
+    run, arguments = kernel_table.attention(key, spec, platform, backward=True, kv_heads=keys)
     traced = jax.make_jaxpr(run)(*arguments)
     (call,) = (
         equation for equation in at_any_depth(traced.eqns)
@@ -49,9 +48,9 @@ def written(spec, keys, platform, monkeypatch):
 
 @pytest.mark.parametrize('platform', kernel_table.PLATFORMS)
 @pytest.mark.parametrize('keys', [1, 2, 4])
-def test_gradients_are_summed_over_a_group_in_the_kernel(keys, platform, monkeypatch):
+def test_gradients_are_summed_over_a_group_in_the_kernel(keys, platform):
     rows, queries, length = kernel_table.ROWS, kernel_table.HEADS, kernel_table.LENGTH
-    (*arrays, feature), grid = written('fox()', keys, platform, monkeypatch)
+    (*arrays, feature), grid = written('fox()', keys, platform)
     length = arrays[0][2]  # padded to whole blocks
     assert arrays == [(rows, keys, length, kernel_table.WIDTH)] * 2
     assert feature == (rows, queries, 1, length)  # of each query head
