@@ -191,7 +191,9 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
     parts = 2 if halves else 1
     batch, queries, heads, width = q.shape
     shape, keys = (batch, queries // parts, heads, width), k.shape[s_axis] // parts
-    forced = implementation in ('kernel', 'hopper')
+    forced, on_hopper = implementation in ('kernel', 'hopper'), implementation == 'hopper'
+    if on_hopper:
+        _check_hopper(encoding, q, k, v, tq, tk, s_axis)
     target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
     widths = width, v.shape[-1]
     if forced and block is None:
@@ -211,11 +213,18 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
         )
     varying = varying_axes((variables, arrays))
     is_dense = implementation == 'dense'
-    on_hopper = implementation == 'hopper'
     return (
         Plan(graphdef, *blocks, varying, axis_name, target, on_hopper, halves, nodes, is_dense),
         variables,
     )
+
+
+def _check_hopper(encoding, q, k, v, tq, tk, s_axis: int) -> None:
+    """Refuses encodings of classes that the kernel for Hopper does not have."""
+    k, v = (a if s_axis == 1 else jnp.swapaxes(a, 1, 2) for a in (k, v))
+    if (found := policy.class_of(encoding, q, k, v, tq, tk)) not in policy.SIMPLE:
+        reason = f'is for the classes none and bias, and {encoding} is of the class {found}'
+        raise kernel_sizes.NoKernelError(reason, form='hopper')
 
 
 def _swept(plan: Plan, encoding: Encoding, variables, arrays, return_lse: bool) -> Any:

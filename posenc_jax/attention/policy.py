@@ -32,7 +32,7 @@ OURS = 'a kernel of this library'
 _PLATFORMS = 'cuda', 'tpu', *targets.INTERPRETED
 # Devices whose compilers were asked about the kernels, and classes whose kernels are simple.
 _VOUCHED = 'sm_80', 'sm_90', 'v5e', 'v5p'
-_SIMPLE = 'none', 'bias'
+SIMPLE = 'none', 'bias'
 _LOOKING_UP = {
     'gather', 'scatter', 'scatter-add', 'dynamic_slice', 'dynamic_update_slice', 'while', 'scan',
     'sort', 'argmax', 'argmin',
@@ -118,8 +118,8 @@ def _not_by_default(encoding, arrays) -> str | None:
         return 'needs check_vma=False inside jax.shard_map'
     if fits_one_tile(q.shape, k.shape[1], encoding.opens('first_carry')):
         return 'is the default for more logits than one tile has'
-    if (found := class_of(encoding, *arrays)) not in _SIMPLE:
-        return f'is the default for encodings of the class {" or ".join(_SIMPLE)}, not {found}'
+    if (found := class_of(encoding, *arrays)) not in SIMPLE:
+        return f'is the default for encodings of the class {" or ".join(SIMPLE)}, not {found}'
     if name := _unlisted(encoding, q.shape[-1], q.dtype.name, device):
         return f'is the default where its compiler was asked, and was not for {name} on {device}'
     return None

@@ -24,7 +24,6 @@ from posenc_jax.attention.kernels.call import Call
 from posenc_jax.attention.kernels.doors import KEY, QUERY, Door, Read
 from posenc_jax.attention.kernels.sizes import NoKernelError
 from posenc_jax.attention.kernels.visits import Visits, plan_apart, visits_of_queries
-from posenc_jax.attention.policy import class_of
 from posenc_jax.attention.sweep import LOWEST, MASKED
 from posenc_jax.attention.tiles import Blocks
 from posenc_jax.base import targets
@@ -35,13 +34,11 @@ QUERIES, KEYS = 64, 128  # of a tile
 _GROUPS, _SLOTS = 2, 2  # groups of warps that compute, and blocks of keys that are held at once
 _REGISTERS, _REGISTERS_OF_COPIES = 240, 24  # of each thread
 _LOG2E = math.log2(math.e)
-_CLASSES = 'none', 'bias'
 
 
 def forward(plan, params, constants, q, k, v, tq, tk):
     """As `passes.forward`."""
-    by_token = lambda a: a if plan.k.axis == 1 else jnp.swapaxes(a, 1, 2)
-    check(plan.encoding(params, constants), q, by_token(k), by_token(v), tq, tk)
+    check(plan.encoding(params, constants), q, k, v)
     blocks = Blocks(_GROUPS * QUERIES, 1), Blocks(KEYS, plan.k.axis)
     own, length = dataclasses.replace(plan, q=blocks[0], k=blocks[1]), q.shape[1]
     q, k, v, tq, tk = own.pad(q, k, v, tq, tk)
@@ -56,11 +53,11 @@ def forward(plan, params, constants, q, k, v, tq, tk):
     return plan.q.swap(out[:, :, :length]), lse[:, :, :length]
 
 
-def check(encoding, q, k, v, tq, tk) -> None:
+def check(encoding, q, k, v) -> None:
     """Refuses what this kernel does not compute.
 
     Raises:
-      NoKernelError: another device, dtype, width or class of encodings.
+      NoKernelError: another device, dtype or width, or its compiler refuses the encoding.
     """
     refuse = functools.partial(NoKernelError, form='hopper')
     interpreted = targets.platform() in targets.INTERPRETED
@@ -75,8 +72,6 @@ def check(encoding, q, k, v, tq, tk) -> None:
     for name in () if interpreted else compiled.names(encoding):
         if why := compiled.refusal(name, q.shape[-1], q.dtype.name, compiled.HOPPER):
             raise refuse(why)
-    if (found := class_of(encoding, q, k, v, tq, tk)) not in _CLASSES:
-        raise refuse(f'is for the classes none and bias, and {encoding} is of the class {found}')
 
 
 def make_door(plan, call: Call) -> Door:
@@ -90,7 +85,7 @@ def make_door(plan, call: Call) -> Door:
             valid = tk.valid[:, None, None, :]
             seen = valid if seen is None else seen & valid
         shown = jnp.ones((1, 1, 1, 1), bool) if seen is None else seen
-        # No door of these classes reads queries or keys.
+        # No door of the classes that `attend` lets come here reads queries or keys.
         q, k = (jnp.zeros((1, 1, n, 1), s.dtype) for n in s.shape[2:])
         return encoding.logits(s, q, k, tq, tk, shown, first_carry(encoding, q, tq))[0], seen
 
