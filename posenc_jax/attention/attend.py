@@ -220,7 +220,10 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
 
 
 def _check_hopper(encoding, q, k, v, tq, tk, s_axis: int) -> None:
-    """Refuses encodings of classes that the kernel for Hopper does not have."""
+    """Refuses platforms and classes of encodings that the kernel for Hopper does not have."""
+    if (platform := targets.platform()) not in ('cuda', 'shapes', *targets.INTERPRETED):
+        reason = f'runs on sm_90, and this is {platform}'
+        raise kernel_sizes.NoKernelError(reason, form='hopper')
     k, v = (a if s_axis == 1 else jnp.swapaxes(a, 1, 2) for a in (k, v))
     if (found := policy.class_of(encoding, q, k, v, tq, tk)) not in policy.SIMPLE:
         reason = f'is for the classes none and bias, and {encoding} is of the class {found}'

@@ -162,6 +162,12 @@ def test_what_it_does_not_compute_is_one_line(case):
     assert '\n' not in str(error.value) and "'blocked'" in str(error.value)
 
 
+def test_another_platform_is_named():
+    q, k, v = drawn(1, 256, HEADS, WIDTH)
+    with pytest.raises(NoKernelError, match="'hopper' runs on sm_90, and this is cpu"):
+        attention(made('alibi()'), q, k, v, pj.Tokens.of(length=256), 'hopper')
+
+
 def test_it_lowers_for_a_gpu():
     sizes = dict(length=512, width=128, dtype=jnp.bfloat16, implementation='hopper', device='sm_90')
     run, arguments = kernel_table.attention('alibi', 'alibi()', 'cuda', False, **sizes)
