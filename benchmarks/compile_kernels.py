@@ -118,7 +118,8 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
     numbers = {name: tuple(kernel[name] for kernel in kernels) for name in names}
     platform = 'tpu' if is_tpu(target) else 'cuda'
     tile = kernel_sizes.sizes(platform, (width, width), 1, LENGTH, LENGTH, block)
-    tile = hopper.TILE if on is hopper else tile
+    if on is hopper:  # which has one tile, whatever is asked for
+        tile = hopper.TILE
     units = {name: kernel['units'] for name, kernel in found.items() if 'units' in kernel}
     return line(tile='x'.join(map(str, tile)), **numbers), units
 

@@ -42,13 +42,16 @@ TILES = {
     'cuda': ((64, 64), (128, 64), (128, 128), (64, 32)),
     'tpu': ((256, 256), (512, 512), (512, 1024), (1024, 1024)),
 }
-HOPPER = 0, 0  # in the place of a tile: the kernel for Hopper, which has its own
 WINS = 1.1  # so many times as fast as another form
 PASSES = 'forward', 'both'
 BLOCKED, JAX = 'blocked', 'JAX'
 _COLUMNS = 'class', 'encoding', 'tokens', 'form', 'forward ms', 'with gradients ms', 'error'
 _OVER = 'not timed, the time was over'
 _ROWS = 16  # of the last queries, whose results and gradients are compared
+
+
+# Queries and keys of a tile; None is the kernel for Hopper, which has a tile of its own.
+Tile = tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Sizes:
     heads: int = 16
     width: int = 128
     dtype: str = 'bfloat16'
-    tiles: tuple[tuple[int, int], ...] = ()
+    tiles: tuple[Tile, ...] = ()
     rounds: int = 5
     seconds: float = 540.0
 
@@ -85,8 +88,12 @@ class Timed:
 Found = dict[tuple[str, int], dict[str, Timed]]  # by class and length, then by form
 
 
-def tile_name(tile: tuple[int, int]) -> str:
-    return 'kernel for Hopper' if tile == HOPPER else f'kernel {tile[0]} x {tile[1]}'
+def _form(tile: Tile) -> str:
+    return 'hopper' if tile is None else 'kernel'
+
+
+def tile_name(tile: Tile) -> str:
+    return 'kernel for Hopper' if tile is None else f'kernel {tile[0]} x {tile[1]}'
 
 
 def stopwatch(name: str, call: Callable[[], Any]) -> float:
@@ -135,9 +142,7 @@ def contenders(sizes: Sizes, encodings: str, spec: str, length: int) -> Iterator
     shape = dict(length=length, heads=sizes.heads, width=sizes.width)
     yield BLOCKED, lambda: layer(spec, 'blocked', **shape)
     for tile in sizes.tiles:
-        how = 'hopper' if tile == HOPPER else 'kernel'
-        block = None if tile == HOPPER else tile
-        yield tile_name(tile), functools.partial(layer, spec, how, block=block, **shape)
+        yield tile_name(tile), functools.partial(layer, spec, _form(tile), block=tile, **shape)
     if encodings == 'none':
         yield JAX, lambda: library(lambda spec: layer(spec, **shape))
     else:
@@ -258,11 +263,10 @@ def decide(found: Found, sizes: Sizes) -> list[Decision]:
             and (ratio := faster(found, encodings, name, BLOCKED)) is not None
         }
         best = max(ratios, key=ratios.__getitem__, default=None)
-        takes = best is not None and ratios[best] >= WINS
+        takes = bool(ratios) and ratios[best] >= WINS
         over_jax = faster(found, encodings, tile_name(best) if takes else BLOCKED, JAX)
         keeps = encodings != 'none' or over_jax is None or over_jax < WINS
-        own = ('kernel', best, keeps) if takes else ('blocked', None, keeps)
-        own = ('hopper', None, keeps) if takes and best == HOPPER else own
+        own = (_form(best), best, keeps) if takes else ('blocked', None, keeps)
         made.append(Decision(encodings, sizes.width, sizes.dtype, *own))
     return made
 
@@ -294,7 +298,7 @@ def page(found: Found, made: list[Decision], sizes: Sizes, measured: str) -> str
 def run(sizes: Sizes, place: pathlib.Path, **clocks) -> str:
     """Measures, writes the file and the page beside it, and returns the page."""
     if not sizes.tiles:
-        more = (HOPPER,) if targets.device() == 'sm_90' else ()
+        more = (None,) if targets.device() == 'sm_90' else ()
         sizes = dataclasses.replace(sizes, tiles=TILES[targets.platform()] + more)
     os.environ[decisions.VARIABLE] = ''  # an earlier file does not choose for the contenders
     found = measure(sizes, **clocks)

@@ -12,22 +12,12 @@ from jax.experimental import topologies
 
 from benchmarks import kernel_table
 from benchmarks.compilers import children, gpu, steps
-from posenc_jax.attention.kernels.hopper import KEYS, QUERIES
+from posenc_jax.attention.kernels.hopper import GROUPS, KEYS, QUERIES
 
 TILE = QUERIES, KEYS
 _WARPS = 4  # that have a tile
-_GROUPS = 2  # of warps, which meet the same blocks of keys
+missing, releases = gpu.missing, gpu.releases
 _SHARED = re.compile(r'dynamic_shared_memory_size %c(\d+)')
-
-
-def missing() -> str | None:
-    """What is not installed, or None."""
-    return gpu.missing()
-
-
-def releases() -> str:
-    """The compilers and their releases."""
-    return gpu.releases()
 
 
 def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, float]]:
@@ -39,7 +29,7 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, fl
     """
     import jax_cuda12_plugin  # where the compilers are installed
 
-    others = gpu.others(key, spec, **sizes | dict(block=(_GROUPS * QUERIES, KEYS)))
+    others = gpu.others(key, spec, **sizes | dict(block=(GROUPS * QUERIES, KEYS)))
     with tempfile.TemporaryDirectory() as folder:
         ptxas = pathlib.Path(gpu.program('ptxas') or 'ptxas')
         runtime = pathlib.Path(jax_cuda12_plugin.__file__).with_name('libmosaic_gpu_runtime.so')

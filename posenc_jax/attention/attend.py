@@ -191,7 +191,7 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
     parts = 2 if halves else 1
     batch, queries, heads, width = q.shape
     shape, keys = (batch, queries // parts, heads, width), k.shape[s_axis] // parts
-    forced, on_hopper = implementation in ('kernel', 'hopper'), implementation == 'hopper'
+    forced, on_hopper = implementation in kernel_sizes.KERNELS, implementation == 'hopper'
     if on_hopper:
         _check_hopper(encoding, q, k, v, tq, tk, s_axis)
     target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None

@@ -147,6 +147,15 @@ class Plan:
         return *padded, self.q.pad_tokens(tq, n), self.k.pad_tokens(tk, n)
 
 
+def mask(encoding, tq: Tokens, tk: Tokens):
+    """Which keys the queries of a tile see, without padding; None if they see all."""
+    seen = encoding.mask(tq, tk)
+    if tk.valid is None:
+        return seen
+    valid = tk.valid[:, None, None, :]
+    return valid if seen is None else seen & valid
+
+
 def pair_logits(encoding, q, k, tq, tk, carry=None, full: bool = False):
     """Evaluates one tile: float32 logits, not masked yet; the carry for the next block of keys; the
     mask. Without a `carry` the tile is the first one of its queries. In a `full` tile every query
@@ -154,10 +163,7 @@ def pair_logits(encoding, q, k, tq, tk, carry=None, full: bool = False):
     """
     if carry is None:
         carry = first_carry(encoding, q, tq)
-    seen = None if full else encoding.mask(tq, tk)
-    if tk.valid is not None and not full:
-        valid = tk.valid[:, None, None, :]
-        seen = valid if seen is None else seen & valid
+    seen = None if full else mask(encoding, tq, tk)
     if seen is None:
         seen = jnp.ones((1, 1, tq.length, tk.length), bool)
     s, carry = encoding.logits(scaled_dot_product(q, k), q, k, tq, tk, seen, carry)

@@ -85,7 +85,9 @@ def test_a_door_on_values_is_the_door(spec):
                 a = a[first : first + QUERIES] if axis == QUERY else a[:KEYS]
             return a
 
-        read = Read((QUERIES, KEYS), leaf, lambda number, axis, leaf=leaf: leaf(number)[0])
+        read = Read(
+            {QUERY: QUERIES, KEY: KEYS}, leaf, lambda number, axis, leaf=leaf: leaf(number)[0]
+        )
         found, *seen = (
             read.spread(read(value), value.axes, QUERY + KEY) for value in door.results if value
         )

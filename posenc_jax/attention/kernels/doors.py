@@ -7,6 +7,7 @@ tile where an operation combines them, and an axis of one entry costs nothing.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Literal
 
-from posenc_jax.attention.kernels.program import traced
+from posenc_jax.attention.kernels.program import CALLS, closed_jaxpr, traced
 from posenc_jax.attention.kernels.sizes import NoKernelError
 
 # Operations entry by entry for which Mosaic has a rule.
@@ -26,12 +27,9 @@ _ENTRIES = {
     'ne', 'neg', 'not', 'or', 'rem', 'round', 'rsqrt', 'select_n', 'sign', 'sin', 'sqrt', 'square',
     'sub', 'tanh', 'xor',
 }  # fmt: skip
+# T and S differ, so an operation that moves axes of one entry cannot take queries for keys.
 _MOVES = {'broadcast_in_dim', 'reshape', 'squeeze', 'expand_dims'}
-_SAME = {'copy', 'copy_p', 'optimization_barrier', 'stop_gradient'}
-_CALLS = {
-    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
-    'closed_call': 'call_jaxpr', 'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
-}  # fmt: skip
+_SAME = {'copy', 'optimization_barrier', 'stop_gradient'}
 QUERY, KEY = 'q', 'k'
 
 
@@ -39,13 +37,13 @@ class Read:
     """The inputs of a door in one tile.
 
     Args:
-      sizes: T and S.
+      sizes: T and S, by their axes.
       leaf: the number of an input -> its numbers.
       first: (number, axis) -> the one of the first query or key.
       axis: for which axis the inputs have the number of the first entry alone, if any.
     """
 
-    def __init__(self, sizes: tuple[int, int], leaf: Callable, first: Callable, axis: str = ''):
+    def __init__(self, sizes: dict[str, int], leaf: Callable, first: Callable, axis: str = ''):
         self.sizes, self._leaf, self._first, self._axis = sizes, leaf, first, axis
         self._found: dict[Any, Any] = {}
         self._of_first: dict[str, Read] = {}
@@ -76,8 +74,7 @@ class Read:
             return a
         if a.dtype == jnp.bool_ and own:  # Mosaic does not move booleans
             return self.spread(a.astype(jnp.int32), own, axes) != 0
-        size = {QUERY: self.sizes[0], KEY: self.sizes[1]}
-        shape = tuple(size[axis] for axis in axes)
+        shape = tuple(self.sizes[axis] for axis in axes)
         return lax.broadcast_in_dim(a, shape, tuple(axes.index(axis) for axis in own))
 
 
@@ -100,7 +97,7 @@ class Door:
     Args:
       function: (variables, tq, tk, s) -> a pytree of arrays, of which the first one is logits.
       variables, tq, tk: pytrees of `jax.ShapeDtypeStruct`, as doors see them in a tile of one head.
-      sizes: T and S.
+      sizes: T and S, by their axes; they differ.
 
     Attributes:
       results: its values, None where the function gives None.
@@ -112,16 +109,17 @@ class Door:
       NoKernelError: an operation that this kernel does not have.
     """
 
-    def __init__(self, function: Callable, variables, tq, tk, sizes: tuple[int, int]):
-        s = jax.ShapeDtypeStruct((1, 1, *sizes), jnp.float32)
+    def __init__(self, function: Callable, variables, tq, tk, sizes: dict[str, int]):
+        s = jax.ShapeDtypeStruct((1, 1, *sizes.values()), jnp.float32)
         closed, result = traced('cuda', function, variables, tq, tk, s)
         kinds = [('', variables), (QUERY, tq), (KEY, tk), (QUERY + KEY, s)]
         leaves = [(axes, leaf) for axes, tree in kinds for leaf in jax.tree.leaves(tree)]
-        size = {'': 1, QUERY: sizes[0], KEY: sizes[1]}
         axes = [axes if leaf.size > 1 else '' for axes, leaf in leaves]
         inputs = [
-            _input(n, a, leaf.dtype) if leaf.size in (1, size.get(a, leaf.size)) else _refused(leaf)
-            for n, (a, (_, leaf)) in enumerate(zip(axes, leaves))
+            _input(n, a, leaf.dtype)
+            if leaf.size in (1, math.prod(sizes[x] for x in axis))
+            else _refused(leaf)
+            for n, (a, (axis, leaf)) in enumerate(zip(axes, leaves))
         ]
         found = _evaluate(closed.jaxpr, [_constant(a) for a in closed.consts], inputs)
         self.results = jax.tree.unflatten(jax.tree.structure(result), found)
@@ -136,8 +134,7 @@ class Door:
 
         def zeros(number: int, axis: str = '') -> Any:
             used.add(number)
-            size = {QUERY: sizes[0], KEY: sizes[1]}
-            shape = tuple(size[a] for a in axes[number] if a != axis)
+            shape = tuple(sizes[a] for a in axes[number] if a != axis)
             dtype = leaves[number][1].dtype
             return jnp.zeros(shape, jnp.int32 if dtype == jnp.bool_ else dtype)
 
@@ -157,7 +154,7 @@ def _refused(leaf) -> Value:
     """An input that no kernel for Hopper reads, and few doors."""
 
     def refuse(read: Read):
-        why = f'has one number for a head or a token, and not {leaf.shape}'
+        why = f'reads one number for each head or token, and not an array of {leaf.shape}'
         raise NoKernelError(why, form='hopper')
 
     return Value('', refuse)
@@ -165,7 +162,9 @@ def _refused(leaf) -> Value:
 
 def _constant(a) -> Value:
     if jnp.size(a) != 1:
-        raise NoKernelError(f'has no table of {jnp.shape(a)} in a door', form='hopper')
+        raise NoKernelError(
+            f'reads no table in a door, and this one has the shape {jnp.shape(a)}', form='hopper'
+        )
     number = np.asarray(a, jnp.result_type(a)).reshape(())
     return Value('', lambda read: jnp.asarray(number))
 
@@ -184,10 +183,9 @@ def _results(equation, given: list[Value]) -> list[Value]:
     name, params = equation.primitive.name, equation.params
     if name in _SAME:
         return given
-    if name in _CALLS:
-        inner = params[_CALLS[name]]
-        constants = [_constant(a) for a in getattr(inner, 'consts', ())]
-        return _evaluate(getattr(inner, 'jaxpr', inner), constants, given)
+    if name in CALLS:
+        inner = closed_jaxpr(params[CALLS[name]])
+        return _evaluate(inner.jaxpr, [*map(_constant, inner.consts)], given)
     if name in _MOVES:
         return [given[0]]
     if name == 'slice' and (found := _sliced(equation, given[0])) is not None:
@@ -195,7 +193,7 @@ def _results(equation, given: list[Value]) -> list[Value]:
     if name == 'iota' and equation.outvars[0].aval.size == 1:
         return [_constant(np.zeros((), equation.outvars[0].aval.dtype))]
     if name not in _ENTRIES:
-        raise NoKernelError(f'has no `{name}` in a door', form='hopper')
+        raise NoKernelError(f'does not compute `{name}` in a door', form='hopper')
     axes = ''.join(axis for axis in (QUERY, KEY) if any(axis in value.axes for value in given))
 
     def compute(read: Read) -> Any:

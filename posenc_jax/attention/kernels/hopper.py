@@ -25,13 +25,14 @@ from posenc_jax.attention.kernels.doors import KEY, QUERY, Door, Read
 from posenc_jax.attention.kernels.sizes import NoKernelError
 from posenc_jax.attention.kernels.visits import Visits, plan_apart, visits_of_queries
 from posenc_jax.attention.sweep import LOWEST, MASKED
-from posenc_jax.attention.tiles import Blocks
+from posenc_jax.attention.tiles import Blocks, mask
 from posenc_jax.base import targets
 from posenc_jax.protocol.capabilities import first_carry
 
 gpu: Any = mosaic_gpu  # its types are those of one of its uses
 QUERIES, KEYS = 64, 128  # of a tile
-_GROUPS, _SLOTS = 2, 2  # groups of warps that compute, and blocks of keys that are held at once
+_SIZES = {QUERY: QUERIES, KEY: KEYS}
+GROUPS, _SLOTS = 2, 2  # groups of warps that compute, and blocks of keys that are held at once
 _REGISTERS, _REGISTERS_OF_COPIES = 240, 24  # of each thread
 _LOG2E = math.log2(math.e)
 
@@ -39,7 +40,7 @@ _LOG2E = math.log2(math.e)
 def forward(plan, params, constants, q, k, v, tq, tk):
     """As `passes.forward`."""
     check(plan.encoding(params, constants), q, k, v)
-    blocks = Blocks(_GROUPS * QUERIES, 1), Blocks(KEYS, plan.k.axis)
+    blocks = Blocks(GROUPS * QUERIES, 1), Blocks(KEYS, plan.k.axis)
     own, length = dataclasses.replace(plan, q=blocks[0], k=blocks[1]), q.shape[1]
     q, k, v, tq, tk = own.pad(q, k, v, tq, tk)
     call = Call.of(own, params, constants, q, k, v, tq, tk)
@@ -80,10 +81,7 @@ def make_door(plan, call: Call) -> Door:
     def door(variables, tq, tk, s):
         encoding = plan.encoding(*variables)
         tq, tk = plan.placed(tq), plan.placed(tk)
-        seen = None if plan.full else encoding.mask(tq, tk)
-        if tk.valid is not None and not plan.full:
-            valid = tk.valid[:, None, None, :]
-            seen = valid if seen is None else seen & valid
+        seen = None if plan.full else mask(encoding, tq, tk)
         shown = jnp.ones((1, 1, 1, 1), bool) if seen is None else seen
         # No door of the classes that `attend` lets come here reads queries or keys.
         q, k = (jnp.zeros((1, 1, n, 1), s.dtype) for n in s.shape[2:])
@@ -91,7 +89,7 @@ def make_door(plan, call: Call) -> Door:
 
     one = lambda leaf: dataclasses.replace(leaf, size=QUERIES)
     variables, tk = examples(call.encoding), examples(call.keys[-1])
-    return Door(door, variables, examples(jax.tree.map(one, call.queries[-1])), tk, (QUERIES, KEYS))
+    return Door(door, variables, examples(jax.tree.map(one, call.queries[-1])), tk, _SIZES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +161,9 @@ class _Kernel:
                 jax.ShapeDtypeStruct(shape, dtype)
                 for shape, dtype in ((q.shape, q.dtype), (q.shape[:3], jnp.float32))
             ],
-            grid=(heads, length // (_GROUPS * QUERIES), rows),
+            grid=(heads, length // (GROUPS * QUERIES), rows),
             grid_names=('heads', 'blocks', 'rows'),
-            num_threads=_GROUPS + 1,
+            num_threads=GROUPS + 1,
             thread_name='group',
             compiler_params=gpu.CompilerParams(
                 approx_math=True, lowering_semantics=gpu.LoweringSemantics.Warpgroup
@@ -180,7 +178,7 @@ class _Kernel:
     def _scratch(self, width: int, dtype) -> dict[str, Any]:
         tiled = gpu.TilingTransform((8, 64)), gpu.SwizzleTransform(128)
         block = lambda count, size: gpu.SMEM((count, size, width), dtype, transforms=tiled)
-        sides = {QUERY: (_GROUPS, QUERIES), KEY: (_SLOTS, KEYS)}
+        sides = {QUERY: (GROUPS, QUERIES), KEY: (_SLOTS, KEYS)}
         of = lambda axis: [one for one in self.inputs if one.axis == axis]
         tokens = lambda axis: [gpu.SMEM(sides[axis], one.leaf.array.dtype) for one in of(axis)]
         return dict(
@@ -190,11 +188,11 @@ class _Kernel:
             lse=gpu.SMEM(sides[QUERY], jnp.float32),
             of_queries=tokens(QUERY),
             of_keys=tokens(KEY),
-            q_ready=gpu.Barrier(num_arrivals=1 + len(of(QUERY)), num_barriers=_GROUPS),
+            q_ready=gpu.Barrier(num_arrivals=1 + len(of(QUERY)), num_barriers=GROUPS),
             k_ready=gpu.Barrier(num_arrivals=1 + len(of(KEY)), num_barriers=_SLOTS),
             v_ready=gpu.Barrier(num_barriers=_SLOTS),
-            k_free=gpu.Barrier(num_arrivals=_GROUPS, num_barriers=_SLOTS),
-            v_free=gpu.Barrier(num_arrivals=_GROUPS, num_barriers=_SLOTS),
+            k_free=gpu.Barrier(num_arrivals=GROUPS, num_barriers=_SLOTS),
+            v_free=gpu.Barrier(num_arrivals=GROUPS, num_barriers=_SLOTS),
         )
 
     def _run(self, given, results, scratch) -> None:
@@ -204,7 +202,7 @@ class _Kernel:
         total = self.visits.total(b, i, count)
         parts = [(one, ref) for one, ref in arrays if one.axis == KEY]
 
-        @pl.when(group == _GROUPS)
+        @pl.when(group == GROUPS)
         def _():
             gpu.set_max_registers(_REGISTERS_OF_COPIES, action='decrease')
             head = self.call.heads.number(self.call.heads.keys, n)
@@ -213,7 +211,7 @@ class _Kernel:
             def _(visit):
                 block = self.visits.block(b, i, visit, order, count)
                 tokens, slot = pl.ds(block * KEYS, KEYS), lax.rem(visit, _SLOTS)
-                later = functools.partial(pl.when(visit >= _SLOTS))
+                later = pl.when(visit >= _SLOTS)
                 later(lambda: gpu.barrier_wait(scratch['k_free'].at[slot]))
                 ready = scratch['k_ready'].at[slot]
                 gpu.copy_gmem_to_smem(k.at[b, head, tokens], scratch['k'].at[slot], ready)
@@ -228,10 +226,10 @@ class _Kernel:
                 gpu.barrier_wait(scratch['k_free'].at[lax.rem(visit, _SLOTS)])
                 gpu.barrier_wait(scratch['v_free'].at[lax.rem(visit, _SLOTS)])
 
-        @pl.when(group < _GROUPS)
+        @pl.when(group < GROUPS)
         def _():
             gpu.set_max_registers(_REGISTERS, action='increase')
-            tokens = pl.ds((i * _GROUPS + group) * QUERIES, QUERIES)
+            tokens = pl.ds((i * GROUPS + group) * QUERIES, QUERIES)
             ready = scratch['q_ready'].at[group]
             gpu.copy_gmem_to_smem(q.at[b, n, tokens], scratch['q'].at[group], ready)
             known = {one.number: one.at(ref, b, n) for one, ref in arrays if not one.axis}
@@ -265,7 +263,9 @@ class _Kernel:
             gpu.wait_smem_to_gmem(0)
 
     def _meet(self, group, scratch, known, places, door: Door, visit, state) -> tuple:
-        """The state of a group behind a block of keys. Logits are those to the base 2."""
+        """The state of a group behind a block of keys. The weights are powers of two, and `high` is
+        the largest exponent.
+        """
         (out, high, sums), slot = state, lax.rem(visit, _SLOTS)
         gpu.barrier_wait(scratch['k_ready'].at[slot])
         s = self._product(scratch['q'].at[group], scratch['k'].at[slot], KEYS, turned=True)
@@ -286,7 +286,7 @@ class _Kernel:
             held, at = here[number]
             return held[at, 0]
 
-        read = Read((QUERIES, KEYS), leaf, first)
+        read = Read(_SIZES, leaf, first)
         s, *seen = (
             read.spread(read(value), value.axes, QUERY + KEY)
             for value in door.results if value is not None

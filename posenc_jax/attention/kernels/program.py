@@ -176,11 +176,11 @@ def _written_out(operate, closed: ClosedJaxpr, arguments) -> list:
 
 def _call(name):
     return lambda operate, equation, *inputs: _written_out(
-        operate, _closed(equation.params[name]), inputs
+        operate, closed_jaxpr(equation.params[name]), inputs
     )
 
 
-def _closed(jaxpr) -> ClosedJaxpr:
+def closed_jaxpr(jaxpr) -> ClosedJaxpr:
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
 
@@ -229,14 +229,13 @@ def _platform(operate, equation):
     return [equation.params['platforms'].index(None)]
 
 
-_CALLS: dict[str, Callable] = {
-    'jit': _call('jaxpr'),
-    'pjit': _call('jaxpr'),  # its name in earlier releases of JAX
-    'closed_call': _call('call_jaxpr'),
-    'custom_jvp_call': _call('call_jaxpr'),
-    'custom_vjp_call': _call('call_jaxpr'),
-    'checkpoint': _call('jaxpr'),
-    'remat2': _call('jaxpr'),
+# The operations that call a function, and the name of the parameter that has it. 'pjit' is the name
+# of 'jit' in earlier releases of JAX.
+CALLS = {
+    'jit': 'jaxpr', 'pjit': 'jaxpr', 'checkpoint': 'jaxpr', 'remat2': 'jaxpr',
+    'closed_call': 'call_jaxpr', 'custom_jvp_call': 'call_jaxpr', 'custom_vjp_call': 'call_jaxpr',
+}  # fmt: skip
+_CALLS: dict[str, Callable] = {name: _call(inner) for name, inner in CALLS.items()} | {
     'optimization_barrier': lambda operate, equation, *inputs: inputs,
     'platform_index': _platform,
     'cond': _cond,

@@ -6,6 +6,7 @@ from posenc_jax.attention.kernels.padding import powers
 from posenc_jax.base import targets
 from posenc_jax.protocol.composite import name_of, parts_of
 
+KERNELS = 'kernel', 'hopper'  # the implementations of `attend` that are kernels or an error
 _USE_BLOCKED = (
     "use implementation='blocked' or 'fused' (of a run: --config.model.implementation=blocked)"
 )

@@ -199,7 +199,7 @@ class Run:
             the config asks for them.
         """
         self.problem.check_evaluation(self)
-        if self.config.model.implementation in ('kernel', 'hopper'):
+        if self.config.model.implementation in kernel_sizes.KERNELS:
             kernel_sizes.target()  # refuses a platform without kernels before weights are read
 
     def saved(self, earlier: tuple[str, ...] = ()) -> stored.Saved:

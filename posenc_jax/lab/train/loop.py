@@ -136,7 +136,7 @@ def train_run(
     with run_told(directory), contextlib.ExitStack() as until_done:
         with StopSignal() as stop, joined as peers:
             mesh = run.mesh
-            if config.model.implementation in ('kernel', 'hopper'):
+            if config.model.implementation in kernel_sizes.KERNELS:
                 kernel_sizes.target()  # refuses a platform without kernels before anything is made
             trainer = make_trainer(run, mesh)
             shard = shard_of(trainer.batch_sharding, config.train.batch)
