@@ -104,9 +104,10 @@ def main():
         ),
     }
     seconds = take_turns(steps, args.rounds)
-    rows = [(name, *shorter(seconds, name, 'posenc_jax rope')) for name in steps]
+    same = lambda name: f'posenc_jax {"alibi" if "alibi" in name else "rope"}'
+    rows = [(name, *shorter(seconds, name, same(name))) for name in steps]
     torches = f'{args.threads} torch threads, torch {torch.__version__}'
-    columns = ('model', 'ms', 'posenc_jax rope takes')
+    columns = ('model', 'ms', 'posenc_jax with the same encoding takes')
     show(f'Train step: {described(args)}, {torches}', columns, rows)
 
 
