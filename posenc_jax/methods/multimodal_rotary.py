@@ -17,6 +17,7 @@ from posenc_jax.protocol.bounds import CONTEXT, Base, Count, Positive
 from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.families import check_head_dim
 from posenc_jax.protocol.tokens import Tokens
 
 Positions = Literal['mrope', 'spatial_reset', 'diagonal', 'circle']
@@ -226,11 +227,7 @@ class MultimodalRotary(Encoding):
         self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L *P'], by_head: Constant | None
     ) -> Num[Array, 'B L heads H']:
         """`x` rotated to these positions; `by_head` has what each head reads, if heads differ."""
-        if x.shape[-1] != self.head_dim:
-            raise ValueError(
-                f'{name_of(self)} was built for head_dim={self.head_dim}, got vectors of width '
-                f'{x.shape[-1]}'
-            )
+        check_head_dim(name_of(self), self.head_dim, x)
         if pos.shape[2:] not in ((), (3,)):
             raise ValueError(
                 f'{name_of(self)} rotates by positions [B, L] or [B, L, 3], (t, h, w), got '
