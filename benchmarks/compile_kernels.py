@@ -9,12 +9,12 @@ encoding is compiled in a process of its own, because compilers end their proces
     pip install --no-deps --target compilers -r requirements/compilers.txt
     export PYTHONPATH=.:compilers
     python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'rope() | alibi()'
-    python benchmarks/compile_kernels.py --targets v5e --units --block 256 512  # beside splash
+    python benchmarks/compile_kernels.py --targets v5e --units --block 256 512
     python benchmarks/compile_kernels.py --targets sm_90a  # the kernel for Hopper, forward alone
     python benchmarks/compile_kernels.py --steps  # train steps for a GPU and four TPUs: memory
     python benchmarks/compile_kernels.py --keys --targets sm_80 v5p --widths 64 128 --write
     python benchmarks/compile_kernels.py --recorded  # the table, as docs/performance.md has it
-    python benchmarks/compile_kernels.py --check  # eleven kernels against the table
+    python benchmarks/compile_kernels.py --check  # eleven kernels and a step, against the table
 
 With --write the lines go to `posenc_jax/attention/kernels/compiled.csv`, which `attend` reads; with
 --new only those that it lacks. A tile takes 5 to 30 s of processor time. For a TPU two tiles are
@@ -42,22 +42,20 @@ import posenc_jax as pj
 from benchmarks import kernel_table
 from benchmarks.compilers import children, gpu, hopper, steps, tpu
 from benchmarks.compilers.recorded import CHECKED, model, page, worse
+from posenc_jax.attention import policy
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels import sizes as kernel_sizes
-from posenc_jax.attention.kernels.compiled import PASSES, Compiled
+from posenc_jax.attention.kernels.compiled import PASSES, SPLASH, Compiled
 from tests import contract_test
 
 LENGTH = 2048
 SECONDS = 120  # of processor time for an encoding, unless asked otherwise
-# A few encodings for each class of kernel: nothing but a mask; a bias; a look-up or a network,
-# which are loops in the tile; a carry.
-REPRESENTATIVES = {
-    'none': ('nope()', 'window(size=1024)'),
-    'bias': ('alibi()', 'kerple()'),
-    'look-up': ('fire()', 't5_rpe()', 'shaw()', 'transformer_xl()'),
-    'carry': ('cope()', 'path()'),
-}
-KINDS = {kind: [s.partition('(')[0] for s in specs] for kind, specs in REPRESENTATIVES.items()}
+# A few encodings of each class.
+REPRESENTATIVES = (
+    'nope()', 'window(size=1024)', 'alibi()', 'kerple()', 'fire()', 'transformer_xl()', 't5_rpe()',
+    'shaw()', 'cope()', 'path()',
+)  # fmt: skip
+SHOWN = [spec.partition('(')[0] for spec in REPRESENTATIVES]
 # Examples whose tables are too small for texts of LENGTH tokens.
 ENLARGED = {
     'learned_absolute': 'learned_absolute(max_len=2048)',
@@ -72,8 +70,9 @@ ENLARGED = {
 # The tiles from which a line is chosen.
 TILES = dict.fromkeys(compiled.SHARED, kernel_sizes.GPU_TILES) | {compiled.HOPPER: [hopper.TILE]}
 TILES |= {target: [(side, side) for side in kernel_sizes.TPU_SIDES] for target in tpu.TOPOLOGIES}
-# Train steps: the encoding, and how attention is computed.
+# Train steps: the encoding, and how attention is computed; and the one that --check compiles.
 STEPS = (('alibi()', 'blocked'), ('alibi()', 'fused'), ('t5_rpe()', 'fused'))
+CHECKED_STEP = 'alibi()', 'sm_90', 'fused'
 
 
 def is_tpu(target: str) -> bool:
@@ -85,7 +84,10 @@ def compilers(target: str):
     return tpu if is_tpu(target) else hopper if target == compiled.HOPPER else gpu
 
 
-def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int):
+def of(
+    key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int,
+    kv_heads: int = kernel_table.HEADS, precision: str | None = None,
+):  # fmt: skip
     """A line of the table, and for each kernel of a TPU the operations of each unit for a tile; or
     why there is no program for a compiler.
 
@@ -94,16 +96,25 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
       block: queries and keys of a tile. None is the tile with the least work for a pair among those
         of the target: bundles on a TPU, and modelled time on a GPU.
       seconds: of processor time that the compilers have.
+      kv_heads, precision: as for `kernel_table.attention`.
     """
     if block is None:
-        found = (of(key, spec, width, dtype, target, tile, seconds) for tile in TILES[target])
+        rest = seconds, kv_heads, precision
+        found = (of(key, spec, width, dtype, target, tile, *rest) for tile in TILES[target])
         return min(found, key=_of_pair)
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
-        model=kernel_table.HEADS * width, kv_heads=kernel_table.HEADS,
+        model=kernel_table.HEADS * width, kv_heads=kv_heads,
+        precision=precision,
     )  # fmt: skip
     on, environment = compilers(target), tpu.environment(target) if is_tpu(target) else {}
-    line = functools.partial(Compiled, key, width, dtype, target, compilers=on.releases())
+    platform = 'tpu' if is_tpu(target) else 'cuda'
+    tile = kernel_sizes.sizes(platform, (width, width), 1, LENGTH, LENGTH, block)
+    if on is hopper:  # which has one tile, whatever is asked for
+        tile = hopper.TILE
+    line = functools.partial(
+        Compiled, key, width, dtype, target, 'x'.join(map(str, tile)), compilers=on.releases()
+    )
     try:
         found = children.call(
             functools.partial(on.kernels, key.partition('(')[0], spec, target, **sizes),
@@ -116,12 +127,8 @@ def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds:
     kernels = [found[name] for name in PASSES if name in found]
     names = [field.name for field in dataclasses.fields(Compiled) if field.name in kernels[0]]
     numbers = {name: tuple(kernel[name] for kernel in kernels) for name in names}
-    platform = 'tpu' if is_tpu(target) else 'cuda'
-    tile = kernel_sizes.sizes(platform, (width, width), 1, LENGTH, LENGTH, block)
-    if on is hopper:  # which has one tile, whatever is asked for
-        tile = hopper.TILE
     units = {name: kernel['units'] for name, kernel in found.items() if 'units' in kernel}
-    return line(tile='x'.join(map(str, tile)), **numbers), units
+    return line(**numbers), units
 
 
 def _of_pair(found) -> tuple[bool, float]:
@@ -131,22 +138,21 @@ def _of_pair(found) -> tuple[bool, float]:
     line, _ = found
     if isinstance(line, str) or line.refusal(slow=False):
         return True, math.inf
-    queries, keys = map(int, line.tile.split('x'))
-    work = sum(line.bundles) / (queries * keys) if line.bundles else sum(model(line))
+    work = sum(line.bundles) / math.prod(line.sides) if line.bundles else sum(model(line))
     return any(line.local[:1]), work
 
 
 def examples(keys) -> list[tuple[str, str]]:
     """The key and the spec of encodings. Without keys these are all but those that end with the
-    token stage, whose kernel is that of `nope`.
+    token stage, whose kernel is that of `nope`. The key 'splash' is the kernel of JAX for TPUs.
     """
     cards = [e for e in contract_test.ENTRIES if e not in contract_test.OPTIONAL]
     known = {entry.key: entry for entry in cards if entry.kind == 'encoding'}
     if not keys:
         own = [key for key in known if not contract_test.has_plain_pairs(known[key])]
-        first = [*itertools.chain(*KINDS.values())]
-        keys = [*first, *(key for key in own if key not in first)]
-    return [(key, ENLARGED.get(key) or _usual(known[key])) for key in keys]
+        keys = [*SHOWN, *(key for key in own if key not in SHOWN)]
+    spec = lambda key: key if key == SPLASH else ENLARGED.get(key) or _usual(known[key])
+    return [(key, spec(key)) for key in keys]
 
 
 def _usual(entry) -> str:
@@ -161,6 +167,16 @@ def _usual(entry) -> str:
     except (TypeError, ValueError):
         return entry.card.example
     return spec
+
+
+def class_of(key: str) -> str:
+    """The class of an encoding with its defaults, as `attend` finds it."""
+    length, heads, width = 8, kernel_table.HEADS, kernel_table.WIDTH
+    ((_, spec),) = examples([key])
+    encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **kernel_table.SIZES)
+    q, tok = jnp.zeros((1, length, heads, width)), pj.Tokens.of(length=length)
+    x = jnp.zeros((1, length + encoding.lookback, kernel_table.MODEL))
+    return policy.class_of(encoding, *encoding.project(q, q, q, tok, tok, x))
 
 
 def tile(text: str) -> tuple[int, int]:
@@ -191,11 +207,12 @@ def units_table(units) -> list[str]:
 
 
 def check(seconds: int, processes: int) -> None:
-    """Compiles `CHECKED` and ends with status 1 where something is worse than the table says."""
+    """Compiles `CHECKED` and a train step, and ends with status 1 where something is worse than the
+    table says.
+    """
     recorded = compiled.table()
     specs = dict(examples([key for key, *_ in CHECKED]))
-    tile = lambda job: tuple(map(int, recorded[job].tile.split('x')))
-    ask = lambda job: of(job[0], specs[job[0]], *job[1:], tile(job), seconds)[0]
+    ask = lambda job: of(job[0], specs[job[0]], *job[1:], recorded[job].sides, seconds)[0]
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
         lines = list(pool.map(ask, CHECKED))
     bad = 0
@@ -207,7 +224,11 @@ def check(seconds: int, processes: int) -> None:
         found = worse(line, before)
         bad += bool(found)
         print(f'{line.key}: {"; ".join(found) or "as recorded"}')
-    sys.exit(bad > 0)
+    spec, target, how = CHECKED_STEP
+    found = children.call(steps.memory, spec, target, how, seconds=4 * seconds)
+    lacks = found['kernels'] < len(PASSES) - 1
+    print(f'a train step of {spec}, {target}: {found["kernels"]} kernels{", lacks some" * lacks}')
+    sys.exit(bad > 0 or lacks)
 
 
 def whole_steps(targets, seconds: int) -> None:
@@ -229,20 +250,6 @@ def whole_steps(targets, seconds: int) -> None:
         print(f'| `{spec}`, {how} | {target} | {" | ".join(cells)} |', flush=True)
 
 
-def beside_splash(targets, widths, dtypes, seconds: int) -> dict[str, dict[str, int]]:
-    """The operations of the units of a TPU, and the bundles, of splash attention by kernel."""
-    units = {}
-    for target, width, dtype in itertools.product(filter(is_tpu, targets), widths, dtypes):
-        found = children.call(
-            tpu.splash, target, LENGTH, width, jnp.dtype(dtype),
-            seconds=seconds, environment=tpu.environment(target),
-        )  # fmt: skip
-        for name, kernel in found.items():
-            own = kernel['units'] | dict(bundles=kernel['bundles'])
-            units[f'splash H{width} {dtype}, {target}, 512x512, {name}'] = own
-    return units
-
-
 def arguments() -> argparse.Namespace:
     """The options of the command, or one line about a wrong one."""
     parser = argparse.ArgumentParser(
@@ -256,17 +263,22 @@ def arguments() -> argparse.Namespace:
     add('--widths', type=int, nargs='+', default=[128], help='of heads')
     add('--dtypes', nargs='+', default=['bfloat16'], choices=['bfloat16', 'float32', 'float16'])
     add('--block', type=tile, nargs='+', default=[None], help='128x64, or 64 for 64x64: a tile')
+    add('--kv-heads', type=int, default=4, choices=[1, 2, 4], help='for four heads of queries')
+    add(
+        '--precision', help="of products of float32: 'highest', as for jax.default_matmul_precision"
+    )
     add('--seconds', type=int, default=SECONDS, help='of processor time for an encoding')
     add('--processes', type=int, default=1, help='at a time')
-    add('--units', action='store_true', help='operations of each unit of a TPU, beside splash')
+    add('--units', action='store_true', help='operations of each unit of a TPU')
     add('--steps', action='store_true', help='whole train steps')
     add('--recorded', action='store_true', help='prints what the table has, as a page')
-    add('--check', action='store_true', help='eleven lines against the table')
+    add('--check', action='store_true', help='eleven lines and a train step against the table')
     add('--new', action='store_true', help='leaves out what the file has')
     add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
     options = parser.parse_args()
-    if options.write and (options.keys is None or options.block != [None]):
-        parser.error('--write needs --keys and no --block: the table has the defaults')
+    usual = options.block == [None] and options.kv_heads == kernel_table.HEADS
+    if options.write and (options.keys is None or not usual or options.precision):
+        parser.error('--write needs --keys alone besides targets, widths and dtypes')
     if options.targets is None:
         options.targets = ['sm_90', 'v5e'] if options.steps else ['sm_90']
     needed = {target for *_, target in CHECKED} if options.check else options.targets
@@ -279,12 +291,12 @@ def arguments() -> argparse.Namespace:
 def main():
     options = arguments()
     if options.recorded:
-        return print(*page(KINDS), sep='\n')
+        return print(*page({key: class_of(key) for key in SHOWN}), sep='\n')
     if options.check:
         check(options.seconds, options.processes)
     if options.steps:
         return whole_steps(options.targets, options.seconds)
-    asked = [(spec, spec) for spec in options.specs or itertools.chain(*REPRESENTATIVES.values())]
+    asked = [(spec, spec) for spec in options.specs or REPRESENTATIVES]
     if options.keys is not None:
         asked = examples(options.keys)
     rest = options.widths, options.dtypes, options.targets, options.block
@@ -293,7 +305,8 @@ def main():
         jobs = [job for job in jobs if (job[0][0], *job[1:4]) not in known]
     lines, units = [], {}
     with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
-        waits = [pool.submit(of, *example, *job, options.seconds) for example, *job in jobs]
+        own = options.seconds, options.kv_heads, options.precision
+        waits = [pool.submit(of, *example, *job, *own) for example, *job in jobs]
         for wait in concurrent.futures.as_completed(waits):
             line, own = wait.result()
             if isinstance(line, str):
@@ -310,7 +323,6 @@ def main():
     if lines and not options.write:
         print(*table(lines), sep='\n')
     if options.units:
-        units |= beside_splash(options.targets, *rest[:2], options.seconds)
         print('', *units_table(units), sep='\n')
 
 

@@ -84,6 +84,7 @@ def attention(
     kv_heads: int = KV_HEADS,
     implementation: str = 'kernel',
     device: str | None = None,
+    precision: str | None = None,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.
 
@@ -96,6 +97,7 @@ def attention(
       kv_heads: of keys and values, for four heads of queries.
       implementation: as for `attend`, a kernel.
       device: as for `targets.made_for`.
+      precision: of products of float32, as for `jax.default_matmul_precision`.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
@@ -114,7 +116,7 @@ def attention(
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
         projected = project(encoding, weights, x, pj.Tokens.of(length=length))
-        with made_for(platform, device):
+        with made_for(platform, device), jax.default_matmul_precision(precision):
             how: dict = dict(implementation=implementation, block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
 

@@ -15,17 +15,23 @@ def _plain(one: Decision) -> dict[str, Any]:
     return {'class': found.pop('encodings'), **found}
 
 
-def write(place: pathlib.Path, kind: str, measured: str, made: list[Decision]) -> None:
+def write(place: pathlib.Path, kind: str, measured: str, made: list[Decision]) -> str:
     """Writes decisions for a kind of device. Those for other kinds, classes, widths and dtypes
-    stay, unless the file cannot be read.
+    stay. A file that cannot be read, such as one of another version, gets another name.
+
+    Returns:
+      A sentence that says where a file that cannot be read lies now, or ''.
 
     Raises:
       OSError: the file cannot be written.
     """
+    devices, said = {}, ''
     try:
-        devices = decisions.read(place)
-    except ValueError:
-        devices = {}
+        devices = decisions.read(place) if place.exists() else {}
+    except ValueError as error:
+        kept = place.with_name(f'{place.name}.bak')
+        place.replace(kept)
+        said = f'{str(error).partition("; write it anew")[0]}, so it lies at {kept} now.'
     of = lambda one: (one.encodings, one.width, one.dtype)
     before = devices.get(kind, {'decisions': []})['decisions']
     kept = [one for one in before if of(one) not in map(of, made)]
@@ -39,3 +45,4 @@ def write(place: pathlib.Path, kind: str, measured: str, made: list[Decision]) -
     text = json.dumps({'version': decisions.VERSION, 'devices': plain}, indent=1)
     part.write_text(text + '\n', encoding='utf-8')
     part.replace(place)  # a training that starts reads the file before or the one after
+    return said

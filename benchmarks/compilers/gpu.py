@@ -24,12 +24,6 @@ from posenc_jax.attention.tiles import Blocks, Plan
 from tests import contract_test
 
 _LONG = 8192  # tokens of a long text
-KERNELS = {
-    'attention': 'forward',
-    'attention_backward_queries': 'dq',
-    'attention_backward_keys': 'dkv',
-    'attention_carries': 'carries',
-}
 
 
 def program(name: str) -> str | None:
@@ -73,7 +67,7 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict[str, fl
     found, many = {}, others(key, spec, **sizes)
     for call in _calls(lowered.compiler_ir('stablehlo').operation):
         name, *program = call
-        found[KERNELS[name]] = _compiled(*program, target) | dict(others=many)
+        found[reports.KERNELS[name]] = _compiled(*program, target) | dict(others=many)
     return found
 
 

@@ -5,6 +5,13 @@ import itertools
 import operator
 import re
 
+# The names of our kernels, the longest first, and the pass of each one.
+KERNELS = {
+    'attention_backward_queries': 'dq',
+    'attention_backward_keys': 'dkv',
+    'attention_carries': 'carries',
+    'attention': 'forward',
+}
 # Products on tensor cores: of Hopper, and of earlier GPUs.
 _PRODUCT = re.compile(r'\b(HGMMA|QGMMA|IGMMA|HMMA|QMMA|IMMA)\b')
 # Copies from the memory of the device to shared memory beside which the program goes on.

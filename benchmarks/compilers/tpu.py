@@ -16,16 +16,11 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks import kernel_table
 from benchmarks.compilers import children, reports
+from posenc_jax.attention.kernels.compiled import SPLASH
 
 # The name of a target -> of a group of four chips, for JAX and for libtpu.
 TOPOLOGIES = {'v5e': ('v5e:2x2', 'v5litepod-4'), 'v5p': ('v5p:2x2x1', 'v5p-8')}
-# What the file of a kernel has in its name, from the longest on.
-_KERNELS = {
-    'attention_backward_queries': 'dq',
-    'attention_backward_keys': 'dkv',
-    'attention_carries': 'carries',
-    'attention': 'forward',
-}
+# What the file of a kernel of splash attention has in its name.
 _SPLASH = {'dkv': 'dkv', 'dq': 'dq', 'fwd': 'forward'}
 
 
@@ -48,24 +43,28 @@ def kernels(key: str, spec: str, target: str, **sizes) -> dict[str, dict]:
     """The bundles of a visit of each kernel of attention and its gradients, by its pass.
 
     Args:
-      key, spec, **sizes: as for `kernel_table.attention`.
+      key, spec, **sizes: as for `kernel_table.attention`; the key 'splash' is the kernel of JAX.
       target: one of `TOPOLOGIES`.
     """
+    if key == SPLASH:
+        return _splash(target, **sizes)
     with children.lowering():
         run, arguments = kernel_table.attention(key, spec, 'tpu', True, **sizes)
-    return _compiled(run, arguments, target, _KERNELS)
+    return _compiled(run, arguments, target, reports.KERNELS)
 
 
-def splash(target: str, length: int, width: int, dtype, block: int = 512) -> dict[str, dict]:
-    """The same of splash attention, the kernel of JAX, with a causal mask."""
+def _splash(target: str, length: int, width: int, dtype, block, **_) -> dict[str, dict]:
+    """The same of the kernel of JAX, with a causal mask."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     heads = kernel_table.HEADS
-    names = 'q kv q_dkv kv_dkv q_dq kv_dq'.split()
+    (queries, keys), names = block, 'q kv q_dkv kv_dkv q_dq kv_dq'.split()
     run = kernel.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
-        block_sizes=kernel.BlockSizes(**{f'block_{name}': block for name in names}),
+        block_sizes=kernel.BlockSizes(
+            **{f'block_{name}': queries if name[0] == 'q' else keys for name in names}
+        ),
         head_shards=1, q_seq_shards=1,
     )  # fmt: skip
     total = lambda *arrays: run(*arrays).astype(jnp.float32).sum()

@@ -171,20 +171,24 @@ def _own_kernel(encoding: Encoding, arrays, options) -> tuple[Implementation | N
     q, k, v, *tokens = arrays
     form: Implementation = 'hopper' if options['implementation'] == 'hopper' else 'kernel'
     options, ours = {**options, 'implementation': form}, policy.OURS
+    s_axis = 2 if options['heads_first'] else 1
     if targets.platform() == 'tpu' and compiler_cuts():
         return None, f'in blocks ({ours} needs jax.shard_map on several devices)'
     try:
-        if options['block'] is None:
-            widths = q.shape[-1], v.shape[-1]
-            kernel_sizes.check_compiled(encoding, min(widths), q.dtype.name, fused=True)
+        how = options['block'], form, options['axis_name']
+        _planned(encoding, arrays, s_axis, *how, fused=True)
         trace_gradients(lambda *qkv: attend(encoding, *qkv, *tokens, **options), q, k, v)
     except kernel_sizes.NoKernelError as error:
         return None, f'in blocks ({ours} {error.reason})'
     return form, f'in {ours}'
 
 
-def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tuple[Plan, list]:
-    """How the arrays are cut, and the variables of the encoding: its parameters and all others."""
+def _planned(
+    encoding, arrays, s_axis, block, implementation, axis_name, fused=False
+) -> tuple[Plan, list]:
+    """How the arrays are cut, and the variables of the encoding: its parameters and all others.
+    With `fused` a kernel that is slow is refused, and not only one that does not fit.
+    """
     q, k, v, tq, tk = arrays
     in_ring = axis_name is not None
     halves = in_ring and implementation != 'dense' and ring.gains_by_halves(encoding, tq, tk)
@@ -197,9 +201,11 @@ def _planned(encoding, arrays, s_axis, block, implementation, axis_name) -> tupl
     target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
     widths = width, v.shape[-1]
     if forced and block is None:
-        kernel_sizes.check_compiled(encoding, min(widths), q.dtype.name, fused=False)
         block = kernel_sizes.listed_tile(encoding, max(widths), q.dtype.name)
     sizes = tile_sizes(encoding, shape, keys, block, implementation, target, widths)
+    if forced:
+        tile = sizes[0], sizes[1]
+        kernel_sizes.check_compiled(encoding, min(widths), q.dtype.name, tile, fused)
     graphdef, *variables = nnx.split(encoding, nnx.Param, ...)
     blocks = Blocks(sizes[0], 1), Blocks(sizes[1], s_axis), Blocks(sizes[-1], s_axis)
     nodes = 2 if halves and encoding.opens('first_carry') else 1

@@ -88,9 +88,23 @@ def choose(encoding, arrays, options, own_kernel: Callable) -> Choice:
     if given is None and (why := _not_by_default(encoding, arrays)):
         return Choice(None, None, f'in blocks ({OURS} {why}){about}')
     implementation, words = own_kernel(encoding, arrays, options)
-    if given is None and implementation is not None:
-        words += f', the default on {targets.device()}'
+    if implementation is not None:
+        words += _vouched(encoding, arrays[0], given)
     return Choice(implementation, block, words + about)
+
+
+def _vouched(encoding, q, given: str | None) -> str:
+    """What a line says of a kernel besides its name: that it is the default, or that its compiler
+    was not asked about it.
+    """
+    device = targets.device()
+    if given is None:
+        return f', the default on {device}'
+    if targets.platform() not in ('cuda', 'tpu'):
+        return ''
+    name = _unlisted(encoding, q.shape[-1], q.dtype.name, device)
+    where = device or 'this device'
+    return f', whose compiler was not asked about {name} on {where}' if name else ''
 
 
 def _decided(decided, encoding, arrays, options, own_kernel) -> Choice:
@@ -125,7 +139,7 @@ def _not_by_default(encoding, arrays) -> str | None:
     return None
 
 
-def _unlisted(encoding, width: int, dtype: str, device: str) -> str | None:
+def _unlisted(encoding, width: int, dtype: str, device: str | None) -> str | None:
     """A part of an encoding, with the width of heads and the dtype, about whose kernel the compiler
     of a device was not asked. A kernel for wider heads answers for narrower ones.
     """

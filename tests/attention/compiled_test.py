@@ -24,7 +24,12 @@ FITS = Compiled(
 )  # fmt: skip
 LARGE = dataclasses.replace(FITS, encoding='kerple', shared=(80, 336.5, 89), spills=(0, 0, 0))
 SPILLS = dataclasses.replace(FITS, encoding='fire', spills=(1025, 0, 0))
-REFUSED = Compiled('bam', 128, 'float32', 'v5e', refused='the compiler ends with -6: LLVM ERROR')
+REFUSED = Compiled(
+    'bam', 128, 'float32', 'v5e', '256x256', refused='the compiler ends with -6: LLVM ERROR'
+)  # fmt: skip
+SPLASH = Compiled(compiled.SPLASH, 64, 'bfloat16', 'v5e', '512x512', bundles=(1000, 1500, 1500))
+WIDE = dataclasses.replace(SPLASH, encoding='shaw', tile='256x256', bundles=(600, 900, 1000))
+SLOW = dataclasses.replace(WIDE, encoding='urpe', bundles=(600, 900, 1001))
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def test_a_table_that_is_written_is_read(table):
     ids=lambda value: '-'.join(map(str, value)) if isinstance(value, tuple) else '',
 )
 def test_a_kernel_is_refused_by_its_line(table, asked, reason):
-    found = compiled.refusal(*asked)
+    found = compiled.refusal(*asked, (256, 256))
     assert found is None if reason is None else re.search(reason, found)
 
 
@@ -73,6 +78,21 @@ def test_spills_of_rare_tiles_do_no_harm_and_those_of_gradients_do():
     gradients = dataclasses.replace(FITS, spills=(0, 0, 8193), local=(0, 0, 9))
     assert re.search('would spill 8193 bytes .* more than 8192', gradients.refusal())
     assert gradients.refusal(slow=False) is None
+
+
+def test_a_kernel_of_a_tpu_is_compared_with_splash_attention(table):
+    assert WIDE.over_splash() is None and SLOW.refusal() is None
+    compiled.write([SPLASH])
+    assert WIDE.over_splash() == 2.5 and WIDE.refusal() is None
+    assert re.search('2.5 times the bundles of splash .* urpe .* on v5e, more than', SLOW.refusal())
+    assert SLOW.refusal(slow=False) is None
+    assert dataclasses.replace(SLOW, width=128).over_splash() is None
+
+
+def test_a_tile_asks_lines_of_tiles_that_are_no_larger(table):
+    refusal = lambda tile: compiled.refusal('kerple', 64, 'bfloat16', 'sm_90', tile)
+    assert refusal((64, 64)) and refusal((64, 128)) and refusal((128, 128))
+    assert refusal((64, 32)) is None and refusal((32, 128)) is None
 
 
 def attention(spec, implementation, block=None, target='cuda', device='sm_90', length=64):
@@ -97,7 +117,8 @@ def test_fused_takes_the_blocked_form_where_a_kernel_does_not_fit(table):
     assert has_kernel(attention('alibi()', 'fused'))
     for spec in ('kerple()', 'fire()', 'alibi() | kerple()'):
         assert not has_kernel(attention(spec, 'fused'))
-    # Of another device nothing is known, and of another tile neither.
+        assert not has_kernel(attention(spec, 'fused', block=64))
+    # Of another device nothing is known, and of a smaller tile neither.
     assert has_kernel(attention('kerple()', 'fused', device='sm_80'))
     assert has_kernel(attention('kerple()', 'fused', device=None))
     assert has_kernel(attention('kerple()', 'fused', block=32))
@@ -112,7 +133,7 @@ def test_fused_takes_the_blocked_form_where_a_kernel_does_not_fit(table):
     ],
 )
 def test_fused_asks_the_line_of_the_device(table, target, device, why):
-    fits = Compiled('alibi', 64, 'bfloat16', device)
+    fits = Compiled('alibi', 64, 'bfloat16', device, '64x64' if target == 'cuda' else '256x256')
     compiled.write([fits, dataclasses.replace(fits, encoding='kerple', **why)])
     mesh = AbstractMesh((1,), ('data',), axis_types=(AxisType.Manual,))
     with jax.sharding.use_abstract_mesh(mesh):  # as inside of `jax.shard_map`, which a TPU needs
@@ -125,7 +146,7 @@ def test_the_tile_of_a_tpu_is_that_of_the_table(table):
     line = lambda *key, **numbers: Compiled(*key, 'bfloat16', 'v5e', **numbers)
     compiled.write([
         line('nope', 64, tile='512x512'), line('alibi', 128, tile='256x512'),
-        line('kerple', 64, refused='LLVM ERROR'),
+        line('kerple', 64, tile='256x256', refused='LLVM ERROR'),
     ])  # fmt: skip
     with targets.made_for('tpu', 'v5e'):
         assert tile('document()', 64, 'bfloat16') == (512, 512)
@@ -160,6 +181,9 @@ def test_attention_has_the_tile_of_the_table(table, target, device, tile, block,
 def test_a_kernel_that_is_asked_for_and_does_not_fit_is_one_line(table):
     with pytest.raises(NoKernelError, match='^attend: .*336.5 KiB.*kerple.*64.*sm_90.*227') as e:
         attention('kerple()', 'kernel')
+    with pytest.raises(NoKernelError, match='336.5 KiB'):
+        attention('kerple()', 'kernel', block=128)
+    assert has_kernel(attention('kerple()', 'kernel', block=32))
     assert '\n' not in str(e.value) and 'smaller block' in str(e.value)
     assert has_kernel(attention('fire()', 'kernel'))  # it runs, and waits for its own memory
 
@@ -181,7 +205,7 @@ def test_a_device_has_the_name_of_the_table(monkeypatch, device, name):
 
 def test_the_table_has_lines_of_known_encodings():
     known, lines = {entry.key for entry in entries('encoding')}, compiled.table().values()
-    assert {line.encoding for line in lines} <= known
+    assert {line.encoding for line in lines} <= known | {compiled.SPLASH}
     for line in lines:
         assert line.width in (64, 128) and line.dtype in ('float32', 'bfloat16')
         numbers = line.shared or line.bundles
@@ -191,7 +215,8 @@ def test_the_table_has_lines_of_known_encodings():
         assert (encoding, 64, 'bfloat16', 'sm_90') in compiled.table()
     for encoding, target in itertools.product(('nope', 'alibi', 't5_rpe'), ('sm_80', 'v5p')):
         assert (encoding, 128, 'bfloat16', target) in compiled.table()
-    assert 'bytes of each thread' in str(compiled.refusal('carope', 128, 'bfloat16', 'sm_90'))
-    assert 'does not compile' in str(compiled.refusal('cope', 64, 'bfloat16', 'sm_90'))
+    refused = lambda *line: str(compiled.refusal(*line, 'bfloat16', 'sm_90', (64, 64)))
+    assert 'bytes of each thread' in refused('carope', 128)
+    assert 'does not compile' in refused('cope', 64)
     # A layer of four heads of width 128 reads 512 features, of which each tile makes keys.
-    assert 'KiB of shared' in str(compiled.refusal('transformer_xl', 128, 'bfloat16', 'sm_90'))
+    assert 'KiB of shared' in refused('transformer_xl', 128)

@@ -145,6 +145,32 @@ def test_the_file_decides(file):
     assert f', got 48), though {file} asks for it, because' in words
 
 
+def test_a_kernel_that_the_file_asks_for_must_fit(file):
+    for tile, found in (((64, 64), BLOCKS), ((128, 64), BLOCKS), ((32, 32), OURS)):
+        written(file, ('carry', WIDTH, 'bfloat16', 'kernel', tile))
+        words = traced('cuda', 'sm_90', 'path()')
+        assert words.startswith(found)
+    written(file, ('carry', WIDTH, 'bfloat16', 'kernel', (64, 64)))
+    words = traced('cuda', 'sm_90', 'path()')
+    assert words.startswith(f'{BLOCKS}would spill 50924 bytes of each thread for path with heads ')
+    assert f'more than 1024), though {file} asks for it, because path opens' in words
+
+
+@pytest.mark.parametrize(
+    'platform, device, end',
+    [
+        ('cuda', 'sm_90', ', because alibi opens'),
+        ('cuda', 'sm_120', ', whose compiler was not asked about alibi with heads of width 64 in '),
+        ('cuda', None, ', whose compiler was not asked about alibi with heads of width 64 in '),
+        ('interpreter', None, ', because alibi opens'),
+    ],
+)
+def test_a_kernel_that_no_compiler_was_asked_about_is_named(platform, device, end, monkeypatch):
+    monkeypatch.setattr(policy, '_unlisted', UNLISTED)
+    words = traced(platform, device, implementation='fused', length=64)
+    assert words.startswith(f'{OURS}{end}')
+
+
 def test_the_file_can_leave_out_the_kernels_of_jax(file):
     written(file, ('none', WIDTH, 'bfloat16', 'kernel', (128, 256), False), kind='v5e')
     assert traced('tpu', 'v5e', 'rope()') == f'{OURS}, by {file}'
@@ -213,7 +239,10 @@ def test_a_broken_file_is_told_in_one_line(line, file, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # it is told once
         assert traced('cuda', 'sm_90', implementation='fused') == words
-    written(file, ('bias', WIDTH, 'bfloat16', 'blocked'))  # takes the place of a broken file
+    said = write(file, 'sm_90', 'today', [Decision('bias', WIDTH, 'bfloat16', 'blocked')])
+    kept = file.with_name('attention.json.bak')
+    assert line in said and said.endswith(f', so it lies at {kept} now.') and '\n' not in said
+    assert kept.read_text() == BROKEN[line]
     assert 'by' in traced('cuda', 'sm_90')
 
 

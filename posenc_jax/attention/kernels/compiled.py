@@ -7,6 +7,7 @@ a kernel that a device has no room for or that waits for its own memory most of 
 import csv
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -18,6 +19,8 @@ HOPPER = 'sm_90a'  # the kernel for Hopper, which that architecture alone has
 SHARED = {'sm_80': 163, 'sm_90': 227, HOPPER: 227}
 # Bytes of each thread that the kernels of the forward and of the backward pass may spill.
 _MOST_SPILLS = 1024, 8192, 8192
+# The lines of JAX's own kernel for TPUs, and how many times its bundles a kernel may have.
+SPLASH, MOST_BUNDLES = 'splash', 2.5
 # The kernels of an encoding, in the order of the numbers of a line. The last one is that of
 # encodings with a carry.
 PASSES = 'forward', 'dq', 'dkv', 'carries'
@@ -29,12 +32,12 @@ class Compiled:
     """What a compiler said of the kernels of attention with an encoding.
 
     Attributes:
-      encoding: its registry key.
+      encoding: its registry key, or 'splash', which is JAX's own kernel for TPUs.
       width: of a head.
       dtype: of queries, keys and values.
       target: 'sm_80' or 'sm_90', which are GPUs; 'sm_90a', the kernel for Hopper, which has a
         forward pass alone; 'v5e' or 'v5p', which are TPUs.
-      tile: queries and keys of a tile.
+      tile: queries and keys of a tile; where nothing compiled, those of the smallest one tried.
       warps: of a block of threads of a GPU, each of 32 threads.
       registers: of a thread of a GPU.
       spills: bytes that a thread of a GPU spills; vectors that a visit of a TPU writes and reads
@@ -81,9 +84,25 @@ class Compiled:
     def key(self) -> tuple[str, int, str, str]:
         return self.encoding, self.width, self.dtype, self.target
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Queries and keys of a tile, as numbers."""
+        queries, keys = map(int, self.tile.split('x'))
+        return queries, keys
+
+    def over_splash(self) -> float | None:
+        """The bundles of all passes for a pair of a query and a key, over those of splash attention
+        on the same TPU with heads of the same width; None where there is no such line.
+        """
+        splash = table().get((SPLASH, self.width, self.dtype, self.target))
+        if splash is None or not self.bundles:
+            return None
+        of_pair = lambda line: sum(line.bundles) / math.prod(line.sides)
+        return of_pair(self) / of_pair(splash)
+
     def refusal(self, slow: bool = True) -> str | None:
-        """Why a device cannot run this kernel, or where `slow` is true, why it must wait for its
-        own memory; None if neither is so.
+        """Why a device cannot run this kernel, or where `slow` is true, why it is slow, because it
+        waits for its own memory or has too many bundles; None if neither is so.
         """
         where = f'{self.encoding} with heads of width {self.width} in {self.dtype} on {self.target}'
         if self.refused:
@@ -101,6 +120,11 @@ class Compiled:
                 if spilled > most and often:
                     of = f'{spilled:g} bytes of each thread'
                     return f'would spill {of} for {where}, more than {most}'
+        if slow and (times := self.over_splash() or 0) > MOST_BUNDLES:
+            return (
+                f'would take {times:.1f} times the bundles of splash attention for {where}, more '
+                f'than {MOST_BUNDLES}'
+            )
         return None
 
 
@@ -169,7 +193,12 @@ def _stored(dtype: str) -> str:
 
 
 def refusal(
-    encoding_key: str, head_dim: int, dtype: str, target: str | None, slow: bool = True
+    encoding_key: str,
+    head_dim: int,
+    dtype: str,
+    target: str | None,
+    tile: tuple[int, int],
+    slow: bool = True,
 ) -> str | None:
     """Why `'fused'` must not take the kernel of an encoding, with 'a kernel' as its subject; None
     if it fits or if nothing is known.
@@ -180,14 +209,15 @@ def refusal(
         either.
       dtype: the name of the dtype of the queries. float16 has the size of bfloat16.
       target: as in `Compiled`; None for an unknown device.
-      slow: also refuses kernels that fit and spill more than 1 KiB in the forward pass, or more
-        than 8 KiB in the backward pass.
+      tile: queries and keys. What a smaller tile has no room for, a larger one has none for either.
+      slow: also refuses kernels that fit and are slow, as in `Compiled.refusal`.
     """
     dtype = _stored(dtype)
     known = [
         line for line in table().values()
         if (line.encoding, line.dtype, line.target) == (encoding_key, dtype, target)
         and line.width <= head_dim
+        and all(own >= listed for own, listed in zip(tile, line.sides))
     ]  # fmt: skip
     found = [
         why for line in sorted(known, key=lambda line: line.width) if (why := line.refusal(slow))

@@ -59,14 +59,15 @@ def target(**arrays: Any) -> str:
     return platform
 
 
-def check_compiled(encoding, width: int, dtype: str, fused: bool) -> None:
-    """Refuses a kernel that does not fit the device, by what its compiler said of it with the tile
-    that `sizes` chooses. What `compiled.csv` does not list is taken to fit.
+def check_compiled(encoding, width: int, dtype: str, tile: tuple[int, int], fused: bool) -> None:
+    """Refuses a kernel that does not fit the device, by what its compiler said of it with this tile
+    or a smaller one. What `compiled.csv` does not list is taken to fit.
 
     Args:
       encoding: of the attention.
       width: of a head.
       dtype: of the queries.
+      tile: queries and keys.
       fused: also refuses a kernel that fits and is slow.
 
     Raises:
@@ -78,7 +79,7 @@ def check_compiled(encoding, width: int, dtype: str, fused: bool) -> None:
     from posenc_jax.attention.kernels import compiled
 
     for part in parts_of(encoding):
-        if why := compiled.refusal(name_of(part), width, dtype, device, slow=fused):
+        if why := compiled.refusal(name_of(part), width, dtype, device, tile, slow=fused):
             raise NoKernelError(why, 'give a smaller block (--config.model.block)')
 
 
@@ -98,10 +99,7 @@ def listed_tile(encoding, width: int, dtype: str) -> tuple[int, int] | None:
 
     name, *more = compiled.names(encoding)
     line = None if more else compiled.line_for(name, width, dtype, device)
-    if line is None or not line.tile:
-        return None
-    queries, keys = map(int, line.tile.split('x'))
-    return queries, keys
+    return None if line is None or line.refused else line.sides
 
 
 def sizes(target: str, widths, batch: int, queries: int, keys: int, block=None) -> tuple[int, int]:
