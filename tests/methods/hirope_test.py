@@ -98,20 +98,12 @@ def last_row(level):
     return logits(encoding(split=SPLIT, level=level), tok, ones, ones)[0, -1]
 
 
-@pytest.mark.parametrize('block', [None, (1, 1), (5, 3)], ids=str)
-@pytest.mark.full
-def test_tiles_equal_the_defining_dense_form(block):
-    q, k, v = qkv(19)
-    out = run(encoding(), tokens(), q, k, v, block=block)
-    np.testing.assert_allclose(out, defined(q, k, v, turns(tokens())), atol=2e-6)
-
-
 @pytest.mark.parametrize(
     'split, level', [(0, 'reset'), (1, 'reset'), (4, 'reset'), (3, 'absolute')]
 )
 def test_split_says_how_many_planes_are_the_tokens(split, level):
     arrays = qkv(19, kv_heads=2)
-    out = run(encoding(split=split, level=level), tokens(), *arrays)
+    out = run(encoding(split=split, level=level), tokens(), *arrays, block=(5, 3))
     expected = defined(*arrays, turns(tokens(), split=split, level=level))
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
