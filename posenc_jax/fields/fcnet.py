@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from posenc_jax.fields.network import Dense, Depth, FieldNetwork, Width, usual_bound
+from posenc_jax.fields.network import Dense, Depth, FieldNetwork, Width, affine, usual_bound
 from posenc_jax.language.spec import CONTEXT
 from posenc_jax.protocol.bounds import Ge, Lt
 from posenc_jax.protocol.registry import Card, register
@@ -27,12 +27,11 @@ def residual_block(
       dropout: probability that a unit is dropped.
       key: draws which; None drops none.
     """
-    product = lambda h, w, b: jnp.matmul(h, w, precision=jax.lax.Precision.HIGHEST) + b
-    h = jax.nn.relu(product(x, *first))
+    h = jax.nn.relu(affine(x, *first))
     if key is not None and dropout:
         kept = jax.random.bernoulli(key, 1 - dropout, h.shape)
         h = jnp.where(kept, h / (1 - dropout), 0.0)
-    return x + jax.nn.relu(product(h, *second))
+    return x + jax.nn.relu(affine(h, *second))
 
 
 @register(

@@ -42,10 +42,9 @@ class Gauss(Perceptron):
 
     Example:
       >>> from posenc_jax.fields import make_field
-      >>> network = make_field('gauss(width=16, layers=3)', features=2, outputs=1)
-      >>> points = jnp.zeros((4, 4, 2))
-      >>> network(points, points).shape
-      (4, 4, 1)
+      >>> network = make_field('gauss(scale=2.0)', features=2, outputs=1)
+      >>> network.activation(jnp.array([0.0, 0.25, 1.0])).round(2).tolist()
+      [1.0, 0.78, 0.02]
     """
 
     def __init__(

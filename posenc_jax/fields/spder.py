@@ -74,10 +74,9 @@ class Spder(Perceptron):
 
     Example:
       >>> from posenc_jax.fields import make_field
-      >>> network = make_field('spder(width=16, layers=3)', features=2, outputs=1)
-      >>> points = jnp.zeros((4, 4, 2))
-      >>> network(points, points).shape
-      (4, 4, 1)
+      >>> network = make_field('spder(omega=1.0)', features=2, outputs=1)
+      >>> network.activation(jnp.array([0.0, 0.25, 1.0])).round(2).tolist()
+      [0.0, 0.12, 0.84]
     """
 
     def __init__(

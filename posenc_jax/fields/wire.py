@@ -124,9 +124,8 @@ class Wire(FieldNetwork):
     Example:
       >>> from posenc_jax.fields import make_field
       >>> network = make_field('wire(width=16, layers=3)', features=2, outputs=1)
-      >>> points = jnp.zeros((4, 4, 2))
-      >>> network(points, points).shape
-      (4, 4, 1)
+      >>> [layer.weights[0].shape for layer in network.layers]
+      [(2, 11), (11, 11), (11, 11), (11, 1)]
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.base.products import linear
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.tokens import Tokens
 
 NORMS = ('rmsnorm', 'layernorm', 'layernorm_scale')
@@ -181,10 +182,7 @@ def normal(
     """Weights drawn from N(0, gain**2 / fan_in), float32, with the roles of their dimensions;
     `stack` leads the shape.
     """
-    return nnx.Param(
-        gain * fan_in**-0.5 * jax.random.normal(rngs.params(), (*stack, *shape), jnp.float32),
-        axes=axes,
-    )
+    return drawn_normal(rngs, (*stack, *shape), gain * fan_in**-0.5, axes)
 
 
 class Norm(nnx.Module):

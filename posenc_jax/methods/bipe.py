@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Int
 
 from posenc_jax.protocol.bounds import CONTEXT, Size
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.families import alibi_slopes
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_integers, known_range, lookup_rows
@@ -117,8 +117,7 @@ class BiPE(Encoding):
                 f'{separators}'
             )
         self.separators, self.train_len = separators, train_len
-        rows = 0.02 * jax.random.normal(rngs.params(), (train_len, model_dim), jnp.float32)
-        self.vectors = nnx.Param(rows, axes=('positions', 'width'))
+        self.vectors = drawn_normal(rngs, (train_len, model_dim), 0.02, ('positions', 'width'))
 
     @property
     def traits(self):

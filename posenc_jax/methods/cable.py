@@ -11,6 +11,7 @@ from posenc_jax.methods.cope import prefix_sum, suffix_sum
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Positive
 from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.checks import layer_input
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.registry import Card, register
 
 # Up to this many keys the sums of several queries are a product with a triangular matrix. That of
@@ -115,8 +116,7 @@ class Cable(Carries):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.scaled_by = None if scale is None else scale * head_dim**0.5
-        kernel = std * jax.random.normal(rngs.params(), (model_dim, heads), jnp.float32)
-        self.kernel = nnx.Param(kernel, axes=('width', 'heads'))
+        self.kernel = drawn_normal(rngs, (model_dim, heads), std, ('width', 'heads'))
         self.bias = nnx.Param(jnp.zeros(heads, jnp.float32), axes=('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):
@@ -126,9 +126,6 @@ class Cable(Carries):
         if tk.valid is not None:
             costs = jnp.where(tk.valid[..., None], costs, 0.0)
         return q, k, v, tq, tk.with_feats(cable=costs)
-
-    def first_carry(self, q, tq):
-        return jnp.zeros(q.shape[:3], jnp.float32)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         bias, carry = cable_bias(heads_first(tk.feats['cable']), tq.index, tk.index, carry)

@@ -111,7 +111,9 @@ class CircleRoPE(MultimodalRotary):
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
     ):
-        super().__init__('circle', frequencies, sections, base, head_dim, heads, kv_heads, stride)
+        super().__init__(
+            'circle', frequencies, sections, base, stride, None, head_dim, heads, kv_heads
+        )
         usual = 1.0 if auto else 10.0
         self.radius = usual if radius is None else radius
         self.alpha, self.auto = alpha, auto

@@ -14,6 +14,7 @@ from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.checks import layer_input
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.registry import Card, register
 
 # Sums are taken over runs of this many keys by one small matrix product, and over the sums of runs
@@ -178,10 +179,8 @@ class CoPE(Carries):
         self.scale = head_dim**-0.5 if scale_pos else 1.0
         self.table = nnx.Param(jnp.zeros((head_dim, npos), jnp.float32), axes=(None, None))
         if gates == 'separate':
-            kernel = model_dim**-0.5 * jax.random.normal(
-                rngs.params(), (model_dim, kv_heads, head_dim)
-            )
-            self.key_kernel = nnx.Param(kernel, axes=('width', 'kv_heads', None))
+            kernel, axes = (model_dim, kv_heads, head_dim), ('width', 'kv_heads', None)
+            self.key_kernel = drawn_normal(rngs, kernel, model_dim**-0.5, axes)
 
     def project(self, q, k, v, tq, tk, x=None):
         z = jnp.einsum('btnh,hp->btnp', q.astype(jnp.float32), self.table[...]) * self.scale
@@ -193,9 +192,6 @@ class CoPE(Carries):
     def _gate_key(self, x, k):
         x = layer_input("cope(gates='separate')", x, k.shape[1])
         return jnp.einsum('bsd,dkh->bskh', x, self.key_kernel[...].astype(x.dtype)).astype(k.dtype)
-
-    def first_carry(self, q, tq):
-        return jnp.zeros(q.shape[:3], jnp.float32)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         gate_logits = s

@@ -14,6 +14,7 @@ from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_s
 from posenc_jax.methods.sinusoidal import sinusoidal_frequencies
 from posenc_jax.protocol.bounds import CONTEXT, Finite, Size
 from posenc_jax.protocol.capabilities import SeveralInputs
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
@@ -180,14 +181,14 @@ class CopeComplex(SeveralInputs):
         self.alpha, self.gamma = alpha, gamma
         if mode == 'riatt' and merge != 'real':
             raise ValueError("cope_complex(mode='riatt') sums the real part only: merge='real'")
-        normal = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)
-        drawn = lambda count: normal(model_dim, count, head_dim) * model_dim**-0.5
-        self.w_q = nnx.Param(drawn(heads), axes=('width', 'heads', 'head_dim'))
-        self.w_k = nnx.Param(drawn(kv_heads), axes=('width', 'kv_heads', 'head_dim'))
-        self.w_v = nnx.Param(drawn(kv_heads), axes=('width', 'kv_heads', 'head_dim'))
+        drawn = lambda count, role: drawn_normal(
+            rngs, (model_dim, count, head_dim), model_dim**-0.5, ('width', role, 'head_dim')
+        )
+        self.w_q = drawn(heads, 'heads')
+        self.w_k, self.w_v = drawn(kv_heads, 'kv_heads'), drawn(kv_heads, 'kv_heads')
         table = project = None
         if position == 'learned':
-            table = nnx.Param(0.02 * normal(max_len, model_dim), axes=('positions', 'width'))
+            table = drawn_normal(rngs, (max_len, model_dim), 0.02, ('positions', 'width'))
         elif model_dim % 2:
             raise ValueError(
                 'cope_complex gives every sine to two features, so model_dim is even, got '

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from posenc_jax.protocol.bounds import CONTEXT, TrainLen
 from posenc_jax.protocol.encoding import Encoding, PositionRange
-from posenc_jax.protocol.errors import check_number
+from posenc_jax.protocol.errors import check_number, is_size
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_row
 
@@ -30,7 +30,7 @@ def cream_thresholds(factor: int) -> np.ndarray:
       ValueError: a factor that is no integer of at least 1, or so large that the ids of the
         shortest row, of more than 8 f tokens, leave int32.
     """
-    if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
+    if not is_size(factor):
         raise ValueError(f'cream factor must be an integer of at least 1, got {factor!r}')
     check_number('cream factor', factor, most=_LARGEST_FACTOR)
     grid = np.linspace(2, 2 * factor, _POINTS)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Size
 from posenc_jax.protocol.composite import Composite, name_of, parts_of
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_uniform
 from posenc_jax.protocol.families import Bias, check_heads
 from posenc_jax.protocol.registry import Card, Promises, register
 
@@ -161,18 +161,15 @@ class DAPE(Composite):
                 )
         self.encoding, self.slope = encoding, slope
         self.card = self._own_card()  # pyright: ignore[reportAttributeAccessIssue]
-        uniform = lambda bound, *shape: jax.random.uniform(
-            rngs.params(), shape, jnp.float32, -bound, bound
-        )
         bound = (self.taps * heads * (1 if encoding is None else 2)) ** -0.5
-        channels = lambda: nnx.Param(
-            uniform(bound, self.taps, heads, width), axes=(None, 'heads', None)
+        channels = lambda: drawn_uniform(
+            rngs, (self.taps, heads, width), bound, (None, 'heads', None)
         )
         self.of_scores = channels()
         self.of_bias = None if encoding is None else channels()
-        self.offset = nnx.Param(uniform(bound, width), axes=(None,))
-        out = uniform((self.taps * width) ** -0.5, self.taps, width, heads)
-        self.out = nnx.Param(out, axes=(None, None, 'heads'))
+        self.offset = drawn_uniform(rngs, (width,), bound, (None,))
+        shape, within = (self.taps, width, heads), (self.taps * width) ** -0.5
+        self.out = drawn_uniform(rngs, shape, within, (None, None, 'heads'))
 
     @staticmethod
     def _biases(encoding: Encoding | None) -> tuple[Any, ...]:

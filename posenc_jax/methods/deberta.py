@@ -16,6 +16,7 @@ from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Multiple, NonNegative
 from posenc_jax.protocol.capabilities import Prepares, SeveralInputs
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.families import all_beyond, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
@@ -283,10 +284,10 @@ class DeBERTa(Prepares):
         self.max_distance, self.buckets, self.heads = max_distance, buckets, heads
         self.head_dim, self.terms = head_dim, terms
         self.scale = (2 + (terms == 'both')) ** -0.5
-        draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
-        own = lambda: nnx.Param(draw(model_dim, heads, head_dim), axes=('width', 'heads', None))
+        draw = lambda shape, *axes: drawn_normal(rngs, shape, std, axes)
+        own = lambda: draw((model_dim, heads, head_dim), 'width', 'heads', None)
         rows = 2 * (max_distance if buckets is None else buckets)
-        self.table = nnx.Param(draw(rows, model_dim), axes=(None, 'width'))
+        self.table = draw((rows, model_dim), None, 'width')
         ones = jnp.ones(model_dim, jnp.float32)
         self.norm_scale = nnx.Param(ones, axes=('width',)) if norm else None
         self.norm_bias = nnx.Param(0 * ones, axes=('width',)) if norm else None

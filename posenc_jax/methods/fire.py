@@ -9,6 +9,7 @@ from posenc_jax.attention.distances import float_distance, log1p_of_product
 from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.protocol.bounds import CONTEXT, Positive, Size
+from posenc_jax.protocol.encoding import drawn_uniform
 from posenc_jax.protocol.families import Bias, signed_distance
 from posenc_jax.protocol.registry import Card, register
 
@@ -214,15 +215,12 @@ class FIRE(Bias):
         heads: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        uniform = lambda shape, bound: jax.random.uniform(
-            rngs.params(), shape, jnp.float32, -bound, bound
-        )
         self.threshold = threshold
         self.c = nnx.Param(jnp.float32(0.1), axes=())
         self.mult = nnx.Param(jnp.float32(1.0), axes=())
         # W1 and b1, whose fan-in is 1.
-        self.w1 = nnx.Param(uniform((2, width), 1.0), axes=(None, None))
-        self.w2 = nnx.Param(uniform((width, heads), width**-0.5), axes=(None, 'heads'))
+        self.w1 = drawn_uniform(rngs, (2, width), 1.0, (None, None))
+        self.w2 = drawn_uniform(rngs, (width, heads), width**-0.5, (None, 'heads'))
 
     def bias(self, q_pos, k_pos):
         threshold = self.mult[...] * self.threshold

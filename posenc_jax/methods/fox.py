@@ -12,7 +12,7 @@ from posenc_jax.base.products import heads_first
 from posenc_jax.methods.cable import cable_bias
 from posenc_jax.protocol.bounds import CONTEXT, Finite, Ge, Lt, Meaning
 from posenc_jax.protocol.capabilities import Carries, Prunes, SeveralInputs
-from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.encoding import Constant, drawn_normal
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import host_values
 
@@ -121,17 +121,17 @@ class FoX(Carries):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
+        normal = lambda shape, *axes: drawn_normal(rngs, shape, 0.02, axes)
         self.prune: Any = prune
         bias = _first_biases(gate, gate_bias, t_min, t_max, heads)
-        kernel = nnx.Param(normal(model_dim, heads), axes=('width', 'heads'))
+        kernel = normal((model_dim, heads), 'width', 'heads')
         self.kernel = kernel if gate == 'full' else None
         variable = Constant if gate == 'fixed' else nnx.Param
         self.bias = variable(jnp.asarray(bias, jnp.float32), axes=('heads',))
         if pro:
             ones = lambda n, *role: nnx.Param(jnp.ones((n, head_dim)), axes=(*role, None))
-            self.shift = nnx.Param(normal(model_dim, 2, kv_heads), axes=('width', None, 'kv_heads'))
-            self.gate = nnx.Param(normal(model_dim, heads, head_dim), axes=('width', 'heads', None))
+            self.shift = normal((model_dim, 2, kv_heads), 'width', None, 'kv_heads')
+            self.gate = normal((model_dim, heads, head_dim), 'width', 'heads', None)
             self.norm_q, self.norm_k = ones(heads, 'heads'), ones(kv_heads, 'kv_heads')
             self.norm_out = ones(heads, 'heads')
 
@@ -148,9 +148,6 @@ class FoX(Carries):
     def of_queries(self, tq, q, k, tk):
         """The tokens of the queries, with what a variant must know of them."""
         return tq
-
-    def first_carry(self, q, tq):
-        return jnp.zeros(q.shape[:3], jnp.float32)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         bias, carry = fox_bias(heads_first(tk.feats['fox']), tq.index, tk.index, carry)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first
 from posenc_jax.protocol.bounds import CONTEXT
-from posenc_jax.protocol.encoding import Constant, Encoding
+from posenc_jax.protocol.encoding import Constant, Encoding, drawn_normal
 from posenc_jax.protocol.families import alibi_slopes, signed_distance
 from posenc_jax.protocol.registry import Card, register
 
@@ -131,10 +131,7 @@ class GrapeA(Encoding):
         head_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        drawn = lambda: nnx.Param(
-            head_dim**-0.5 * jax.random.normal(rngs.params(), (heads, head_dim), jnp.float32),
-            axes=('heads', None),
-        )
+        drawn = lambda: drawn_normal(rngs, (heads, head_dim), head_dim**-0.5, ('heads', None))
         self.of_key = None if gate == 'query' else drawn()
         self.of_query = None if gate == 'key' else drawn()
         self.omega = nnx.Param(jnp.full(heads, _FIRST_OMEGA, jnp.float32), axes=('heads',))

@@ -14,7 +14,7 @@ from posenc_jax.methods.cope import suffix_sum
 from posenc_jax.methods.rope import rotate
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Multiple
 from posenc_jax.protocol.capabilities import Carries
-from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.encoding import Constant, drawn_normal
 from posenc_jax.protocol.families import alibi_slopes, check_heads
 from posenc_jax.protocol.registry import Card, register
 
@@ -111,8 +111,8 @@ class GrapeAP(Carries):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.relative = relative
-        drawn = jax.random.normal(rngs.params(), (model_dim, heads, size), jnp.float32)
-        self.kernel = nnx.Param(0.5 * model_dim**-0.5 * drawn, axes=('width', 'heads', None))
+        std, axes = 0.5 * model_dim**-0.5, ('width', 'heads', None)
+        self.kernel = drawn_normal(rngs, (model_dim, heads, size), std, axes)
         self.slopes = Constant(jnp.asarray(alibi_slopes(heads), jnp.float32), axes=('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):
@@ -131,9 +131,6 @@ class GrapeAP(Carries):
         own = grape_ap_turn(p, tq.pos) if self.relative else p
         turned = grape_ap_turn(grape_ap_unit(p), tk.pos)
         return q, k, v, tq.with_feats(grape_ap=own), tk.with_feats(grape_ap=turned)
-
-    def first_carry(self, q, tq):
-        return jnp.zeros(q.shape[:3], jnp.float32)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         check_heads('grape_ap', self.slopes[...], s)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.methods.node_pairs import NodePairBias, features_of_graph
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Size, Symbols
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import known_range, lookup_rows
@@ -82,10 +83,6 @@ def graphormer_degree(
     return lookup_rows(into, degree) + lookup_rows(out_of, degree)
 
 
-def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
-    return nnx.Param(STD * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
-
-
 def _check_below(
     user: str,
     what: str,
@@ -155,7 +152,7 @@ class GraphormerSpatial(NodePairBias):
     feature = 'graph_distance'
 
     def __init__(self, distances: Symbols = 510, heads: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        self.distances = _normal(rngs, (heads, distances + 2), ('heads', None))
+        self.distances = drawn_normal(rngs, (heads, distances + 2), STD, ('heads', None))
 
     def rows(self, pairs):
         return graphormer_spatial(self.distances[...], whole(self, pairs, 3))
@@ -211,8 +208,8 @@ class GraphormerEdge(NodePairBias):
         heads: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        self.edges = _normal(rngs, (types, heads), (None, None))
-        self.hops = _normal(rngs, (hops, heads, heads), (None, None, 'heads'))
+        self.edges = drawn_normal(rngs, (types, heads), STD, (None, None))
+        self.hops = drawn_normal(rngs, (hops, heads, heads), STD, (None, None, 'heads'))
 
     @property
     def graph_encoder(self):
@@ -273,7 +270,7 @@ class GraphormerDegree(Embedding):
     """
 
     def __init__(self, degrees: Size = 512, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        table = lambda: _normal(rngs, (degrees, model_dim), (None, 'width'))
+        table = lambda: drawn_normal(rngs, (degrees, model_dim), STD, (None, 'width'))
         self.into, self.out_of = table(), table()
 
     @property

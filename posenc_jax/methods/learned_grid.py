@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative, Size
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, grid_size, on_grid
 from posenc_jax.protocol.registry import Card, register
@@ -115,9 +116,9 @@ class LearnedGrid(Embedding):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.size = size
-        drawn = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.vectors = nnx.Param(drawn(rows, columns, model_dim), axes=(None, None, 'width'))
-        self.extra = nnx.Param(drawn(extra, model_dim), axes=(None, 'width')) if extra else None
+        self.vectors = drawn_normal(rngs, (rows, columns, model_dim), std, (None, None, 'width'))
+        beside = lambda: drawn_normal(rngs, (extra, model_dim), std, (None, 'width'))
+        self.extra = beside() if extra else None
 
     def table(self, tok, width):
         within = self.size or ANY_SIZE

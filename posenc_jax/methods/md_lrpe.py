@@ -11,6 +11,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.methods.rope import rotate
 from posenc_jax.protocol.bounds import CONTEXT, Base, Count, Size
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import check_head_dim
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -150,11 +151,7 @@ class MdLrpe(Encoding):
 
     def turned(self, x: Num[Array, 'B L heads H'], tok: Tokens) -> Num[Array, 'B L heads F']:
         """Queries or keys with the angles of their tokens, see `md_lrpe`."""
-        if x.shape[-1] != self.head_dim:
-            raise ValueError(
-                f'md_lrpe was built for head_dim={self.head_dim}, got vectors of width '
-                f'{x.shape[-1]}'
-            )
+        check_head_dim('md_lrpe', self.head_dim, x)
         pos = tok.pos[..., None] if tok.pos.ndim == 2 else tok.pos
         if pos.shape[2:] != (self.components,):
             raise ValueError(

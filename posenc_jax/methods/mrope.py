@@ -126,23 +126,6 @@ class MRoPE(MultimodalRotary):
       [[0, 0, 0], [1, 1, 1], [1, 1, 2], [1, 1, 3], [4, 4, 4]]
     """
 
-    def __init__(
-        self,
-        positions: Positions = 'mrope',
-        frequencies: Frequencies = 'chunked',
-        sections: Sections | None = None,
-        base: Base = 1e6,
-        stride: Positive = 1.0,
-        tokens_per_second: Positive | None = 2.0,
-        head_dim: int = CONTEXT,
-        heads: int = CONTEXT,
-        kv_heads: int = CONTEXT,
-    ):
-        super().__init__(
-            positions, frequencies, sections, base, head_dim, heads, kv_heads, stride,
-            tokens_per_second,
-        )  # fmt: skip
-
 
 @register(
     'mrope_interleaved',
@@ -194,8 +177,8 @@ class MRoPEInterleaved(MultimodalRotary):
         kv_heads: int = CONTEXT,
     ):
         super().__init__(
-            positions, frequencies, sections, base, head_dim, heads, kv_heads, stride,
-            tokens_per_second,
+            positions, frequencies, sections, base, stride, tokens_per_second, head_dim, heads,
+            kv_heads,
         )  # fmt: skip
 
 
@@ -255,6 +238,6 @@ class MHRoPE(MultimodalRotary):
         kv_heads: int = CONTEXT,
     ):
         super().__init__(
-            positions, frequencies, sections, base, head_dim, heads, kv_heads, stride,
-            tokens_per_second,
+            positions, frequencies, sections, base, stride, tokens_per_second, head_dim, heads,
+            kv_heads,
         )  # fmt: skip

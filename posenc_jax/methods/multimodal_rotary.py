@@ -3,7 +3,7 @@ position (t, h, w), and what all of them have in common.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from jaxtyping import Array, Int, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.methods.rope import rope_frequencies, rotate
 from posenc_jax.methods.visual_positions import DESIGNS, Cell, Placed, check_layout, visual_ids
-from posenc_jax.protocol.bounds import Base, Count, Positive
+from posenc_jax.protocol.bounds import CONTEXT, Base, Count, Positive
 from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.encoding import Constant, Encoding
 from posenc_jax.protocol.errors import check_choice
+from posenc_jax.protocol.families import check_head_dim
 from posenc_jax.protocol.tokens import Tokens
 
 Positions = Literal['mrope', 'spatial_reset', 'diagonal', 'circle']
@@ -140,40 +141,33 @@ class MultimodalRotary(Encoding):
 
     Positions and frequencies are two choices, and any positions go with any frequencies. Without
     pictures three equal components are a position, so logits are those of `rope` with the same
-    base, except where some pairs or heads do not turn.
+    base, except where some pairs or heads do not turn. The arguments are those of
+    `mrope`; `DESIGNS` has the positions, and no `sections` are the `usual_sections`.
 
-    Args:
-      positions: what (t, h, w) tokens of pictures and videos get, see `DESIGNS`.
-      frequencies: which pairs of features read which component, see `component_reads`.
-      sections: (a, b, c), how many pairs (for 'by_head': key heads) read t, h and w; None takes the
-        shares of the paper, see `usual_sections`.
-      base: base of the frequencies.
-      stride: s, the distance of two frames in time.
-      tokens_per_second: see `visual_ids`.
+    Attributes:
       strides: training draws s of every picture and video from these, if there are any.
-      head_dim, heads, kv_heads: H, N and K, from the model.
     """
 
     traits = frozenset({'rotates', 'reads_other_tokens'})
+    strides: ClassVar[tuple[float, ...]] = ()
 
     def __init__(
         self,
-        positions: Positions,
-        frequencies: Frequencies,
-        sections: Sections | None,
-        base: Base,
-        head_dim: int,
-        heads: int,
-        kv_heads: int,
+        positions: Positions = 'mrope',
+        frequencies: Frequencies = 'chunked',
+        sections: Sections | None = None,
+        base: Base = 1e6,
         stride: Positive = 1.0,
-        tokens_per_second: Positive | None = None,
-        strides: tuple[Positive, ...] = (),
+        tokens_per_second: Positive | None = 2.0,
+        head_dim: int = CONTEXT,
+        heads: int = CONTEXT,
+        kv_heads: int = CONTEXT,
     ):
         rope_frequencies(head_dim, base)
         self.base, self.head_dim = base, head_dim
         self.positions: Positions = positions
         self.frequencies: Frequencies = frequencies
-        self.stride, self.tokens_per_second, self.strides = stride, tokens_per_second, strides
+        self.stride, self.tokens_per_second = stride, tokens_per_second
         count = kv_heads if frequencies == 'by_head' else head_dim // 2
         try:
             a, b, c = usual_sections(frequencies, count) if sections is None else sections
@@ -233,11 +227,7 @@ class MultimodalRotary(Encoding):
         self, x: Num[Array, 'B L heads H'], pos: Num[Array, '#B L *P'], by_head: Constant | None
     ) -> Num[Array, 'B L heads H']:
         """`x` rotated to these positions; `by_head` has what each head reads, if heads differ."""
-        if x.shape[-1] != self.head_dim:
-            raise ValueError(
-                f'{name_of(self)} was built for head_dim={self.head_dim}, got vectors of width '
-                f'{x.shape[-1]}'
-            )
+        check_head_dim(name_of(self), self.head_dim, x)
         if pos.shape[2:] not in ((), (3,)):
             raise ValueError(
                 f'{name_of(self)} rotates by positions [B, L] or [B, L, 3], (t, h, w), got '

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Size
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.families import Embedding, check_token_width
 from posenc_jax.protocol.grids import ANY_SIZE, check_grid, grid_size, on_grid
@@ -139,9 +139,7 @@ class NavitFactorized(Embedding):
         self.size = size
         own = model_dim // 2 if combine == 'stack' else model_dim
         role = None if combine == 'stack' else 'width'
-        drawn = lambda count: nnx.Param(
-            std * jax.random.normal(rngs.params(), (count, own), jnp.float32), axes=(None, role)
-        )
+        drawn = lambda count: drawn_normal(rngs, (count, own), std, (None, role))
         self.rows, self.columns = drawn(rows), drawn(columns)
 
     def table(self, tok, width):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT, Size
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_integers
 
@@ -143,10 +143,7 @@ class PAPEFT(Encoding):
     """
 
     def __init__(self, width: Size = 32, model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
-        self.w1 = nnx.Param(
-            WAVES**-0.5 * jax.random.normal(rngs.params(), (width, WAVES), jnp.float32),
-            axes=('rank', 'waves'),
-        )
+        self.w1 = drawn_normal(rngs, (width, WAVES), WAVES**-0.5, ('rank', 'waves'))
         self.w2 = nnx.Param(jnp.zeros((model_dim, width), jnp.float32), axes=('width', 'rank'))
 
     def place(self, tok, *, key=None):

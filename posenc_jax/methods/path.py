@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from posenc_jax.base.products import heads_first, scaled_dot_product
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.capabilities import Carries, EvolvingKeys
+from posenc_jax.protocol.checks import layer_input
+from posenc_jax.protocol.encoding import drawn_normal, drawn_uniform
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
 
@@ -226,33 +228,23 @@ class PaTH(Carries, EvolvingKeys):
         model_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        normal = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape)
-        self.down = (
-            None if rank is None else nnx.Param(normal(model_dim, rank), axes=('width', None))
-        )
+        normal = lambda shape, *axes: drawn_normal(rngs, shape, 0.02, axes)
+        self.down = None if rank is None else normal((model_dim, rank), 'width', None)
         rows, role = (model_dim, 'width') if rank is None else (rank, None)
-        self.up = nnx.Param(normal(rows, kv_heads, head_dim), axes=(role, 'kv_heads', None))
+        self.up = normal((rows, kv_heads, head_dim), role, 'kv_heads', None)
         bound = _TAPS**-0.5  # the default of a depthwise convolution in the released code
-        taps = jax.random.uniform(
-            rngs.params(), (_TAPS, kv_heads, head_dim), minval=-bound, maxval=bound
-        )
-        self.taps = nnx.Param(taps, axes=(None, 'kv_heads', None))
-        self.beta_kernel = nnx.Param(normal(model_dim, kv_heads), axes=('width', 'kv_heads'))
+        taps = _TAPS, kv_heads, head_dim
+        self.taps = drawn_uniform(rngs, taps, bound, (None, 'kv_heads', None))
+        self.beta_kernel = normal((model_dim, kv_heads), 'width', 'kv_heads')
         self.beta_bias = nnx.Param(jnp.zeros(kv_heads), axes=('kv_heads',))
         self.forget = forget
         self.gate_scale = head_dim**-0.5 if gate_scaled else 1.0
         if forget:
-            self.gate_kernel = nnx.Param(normal(model_dim, heads), axes=('width', 'heads'))
+            self.gate_kernel = normal((model_dim, heads), 'width', 'heads')
             self.gate_bias = nnx.Param(jnp.zeros(heads), axes=('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):
-        if x is None or x.shape[1] != k.shape[1] + self.lookback:
-            got = 'none' if x is None else f'{x.shape[1]} tokens'
-            raise ValueError(
-                f'path reads the layer input of every key and of {self.lookback} tokens before: '
-                f'{k.shape[1]} keys, input: {got}'
-            )
-        x = x.astype(jnp.float32)
+        x = layer_input('path', x, k.shape[1], lookback=self.lookback).astype(jnp.float32)
         u = x if self.down is None else x @ self.down[...]
         w = path_directions(jnp.einsum('bsr,rkh->bskh', u, self.up[...]), self.taps[...], tk)
         own = x[:, self.lookback :]

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from posenc_jax.protocol.bounds import CONTEXT, Count, Size
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.families import Embedding, check_token_width
 from posenc_jax.protocol.registry import Card, register
 
@@ -82,9 +83,8 @@ class Pcm(Embedding):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.components, self.depth = components, depth
-        draw = lambda fan_in, out, role: nnx.Param(
-            jax.random.normal(rngs.params(), (out, fan_in), jnp.float32) * fan_in**-0.5,
-            axes=(role, None),
+        draw = lambda fan_in, out, role: drawn_normal(
+            rngs, (out, fan_in), fan_in**-0.5, (role, None)
         )
         zeros = lambda: nnx.Param(jnp.zeros(hidden, jnp.float32), axes=(None,))
         self.w: Any = draw(components, hidden, None) if hidden else None

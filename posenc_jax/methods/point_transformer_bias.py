@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 
 from posenc_jax.base.products import over_batch, weighted_sum
 from posenc_jax.protocol.bounds import CONTEXT, Size
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_uniform
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 
@@ -91,15 +91,11 @@ class PointTransformerBias(Encoding):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.components = components
-        uniform = lambda fan_in, *shape: jax.random.uniform(
-            rngs.params(), shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5
-        )
-        self.w1 = nnx.Param(uniform(components, hidden, components), axes=(None, None))
-        self.b1 = nnx.Param(uniform(components, hidden), axes=(None,))
-        self.w2 = nnx.Param(uniform(hidden, heads, hidden), axes=('heads', None))
-        of_values = lambda: nnx.Param(
-            uniform(hidden, heads, hidden, head_dim), axes=('heads', None, None)
-        )
+        drawn = lambda fan_in, shape, *axes: drawn_uniform(rngs, shape, fan_in**-0.5, axes)
+        self.w1 = drawn(components, (hidden, components), None, None)
+        self.b1 = drawn(components, (hidden,), None)
+        self.w2 = drawn(hidden, (heads, hidden), 'heads', None)
+        of_values = lambda: drawn(hidden, (heads, hidden, head_dim), 'heads', None, None)
         self.w_values: Any = of_values() if values else None
 
     def _units(self, tq, tk):

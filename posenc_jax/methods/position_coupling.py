@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Int
 
 from posenc_jax.protocol.bounds import CONTEXT, Size
-from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.encoding import Encoding, PositionRange, drawn_normal
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import (
     NOWHERE,
@@ -111,8 +111,8 @@ class PositionCoupling(Encoding):
     ):
         self.max_position, self.components = max_position, components
         shape = (1 if shared else components, max_position + 1, model_dim)
-        vectors = lambda: jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.tables = nnx.Param(vectors(), axes=(None, 'positions', 'width')) if table else None
+        vectors = lambda: drawn_normal(rngs, shape, 1.0, (None, 'positions', 'width'))
+        self.tables = vectors() if table else None
 
     @property
     def position_range(self):

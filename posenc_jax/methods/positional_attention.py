@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
@@ -10,7 +9,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.products import heads_first, over_batch, scaled_dot_product
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT
-from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.encoding import Encoding, PositionRange, drawn_uniform
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
@@ -103,11 +102,8 @@ class PositionalAttention(Encoding):
             )
         self.table, self.max_len = table, max_len
         bound = (6 / (size + 2 * size * heads)) ** 0.5
-        drawn = lambda: jax.random.uniform(
-            rngs.params(), (size, heads, size), jnp.float32, -bound, bound
-        )
-        self.w_q = nnx.Param(drawn(), axes=(None, 'heads', None))
-        self.w_k = nnx.Param(drawn(), axes=(None, 'heads', None))
+        drawn = lambda: drawn_uniform(rngs, (size, heads, size), bound, (None, 'heads', None))
+        self.w_q, self.w_k = drawn(), drawn()
         self.b_q = nnx.Param(jnp.zeros((heads, size), jnp.float32), axes=('heads', None))
 
     @property

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from posenc_jax.protocol.bounds import CONTEXT
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_uniform
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -80,8 +80,8 @@ class PSC(Encoding):
     ):
         def matrices(count, role):
             shape, bound, axes = (count, head_dim, head_dim), head_dim**-0.5, (role, None, None)
-            down = jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-            return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes), nnx.Param(down, axes=axes)
+            up = nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
+            return up, drawn_uniform(rngs, shape, bound, axes)
 
         self.q_up, self.q_down = matrices(heads, 'heads')
         self.k_up, self.k_down = matrices(kv_heads, 'kv_heads')

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, UInt32
 
-from posenc_jax.methods.randomized_pe import evaluation_key, largest_position, randomized_pe_ids
+from posenc_jax.methods.randomized_pe import drawn_count, evaluation_key, randomized_pe_ids
 from posenc_jax.protocol.bounds import Ge, Le
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.families import signed_distance, whole_distance
-from posenc_jax.protocol.tables import check_range
 from posenc_jax.protocol.tokens import Tokens
 
 Range = Annotated[int, Ge(1), Le(2**24)]  # the last whole number of float32
@@ -62,18 +61,10 @@ class RandomOffsets(Encoding):
     def place(self, tok: Tokens, *, key=None) -> Tokens:
         if not self.random:
             return tok
-        if tok.pos.ndim != 2:
-            raise ValueError(
-                f'{self.card.key} needs positions with one component [B, L], got {tok.pos.shape}'
-            )
-        limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
-        check_range(self.card.key, tok, limit, 'shorter inputs')
+        fixed = self.eval_len if key is None else None
+        count = drawn_count(self.card.key, tok, self.max_len, fixed).astype(jnp.int32)
         key_of_draw = evaluation_key(self.draw) if key is None else key
         seeds = jax.random.bits(key_of_draw, (2, 2), jnp.uint32)
-        if key is None and self.eval_len is not None:
-            count = jnp.full(1, self.eval_len, jnp.int32)
-        else:
-            count = largest_position(tok).astype(jnp.int32) + 1
         spread = lambda a: jnp.broadcast_to(a[:, None, None], (len(a), tok.length, 1, *a.shape[1:]))
         drawn = {'seeds': spread(seeds.reshape(1, 4)), 'count': spread(count)}
         return tok.with_feats(**{self.card.key: drawn})

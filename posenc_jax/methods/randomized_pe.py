@@ -147,19 +147,10 @@ class RandomizedPE(Encoding):
         return PositionRange(assigns=self.max_len)
 
     def place(self, tok, *, key=None):
-        limit = self.max_len if key is not None or self.eval_len is None else self.eval_len
-        if tok.pos.ndim != 2:
-            raise ValueError(
-                f'randomized_pe needs positions with one component [B, L], got {tok.pos.shape}'
-            )
-        check_range('randomized_pe', tok, limit, 'shorter inputs')
-        pos = tok.pos
+        fixed = self.eval_len if key is None else None
+        count, pos = drawn_count('randomized_pe', tok, self.max_len, fixed), tok.pos
         if key is None and self.evaluation == 'first':
             return tok
-        if key is None and self.eval_len is not None:
-            count = jnp.full(1, self.eval_len, jnp.int32)
-        else:
-            count = largest_position(tok) + 1
         if key is None and self.evaluation == 'spaced':
             return dataclasses.replace(tok, pos=randomized_pe_spaced_ids(pos, count, self.max_len))
         if key is not None and self.per_row and len(count) == 1:
@@ -182,7 +173,16 @@ def evaluation_key(draw: int) -> Array:
     return jax.random.fold_in(jax.random.key(0), draw) if draw else jax.random.key(0)
 
 
-def largest_position(tok: Tokens) -> Int[Array, 'B']:
-    """The largest position of a real token in each row."""
+def drawn_count(user: str, tok: Tokens, max_len: int, fixed: int | None) -> Int[Array, '#B']:
+    """How many positions a row draws: `fixed`, or one more than its largest position.
+
+    Raises:
+      ValueError: positions with several components, or not below that number or `max_len`.
+    """
+    if tok.pos.ndim != 2:
+        raise ValueError(f'{user} needs positions with one component [B, L], got {tok.pos.shape}')
+    check_range(user, tok, max_len if fixed is None else fixed, 'shorter inputs')
+    if fixed is not None:
+        return jnp.full(1, fixed, jnp.int32)
     pos = tok.pos if tok.valid is None else jnp.where(tok.valid, tok.pos, 0)
-    return pos.max(axis=1)
+    return pos.max(axis=1) + 1

@@ -12,6 +12,7 @@ from posenc_jax.base.products import heads_first
 from posenc_jax.methods.random_offsets import RandomOffsets, Range
 from posenc_jax.methods.transformer_xl import transformer_xl_frequencies, transformer_xl_table
 from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le, NonNegative
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 
@@ -130,11 +131,11 @@ class RandomizedTransformerXL(RandomOffsets):
     ):
         self._configure(max_len, random, both_sides, eval_len, draw)
         transformer_xl_frequencies(model_dim, base)  # checks both
-        normal = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.base = base
-        self.u = nnx.Param(normal(heads, head_dim), axes=('heads', None))
-        self.v = nnx.Param(normal(heads, head_dim), axes=('heads', None))
-        self.kernel = nnx.Param(normal(model_dim, heads, head_dim), axes=('width', 'heads', None))
+        self.u = drawn_normal(rngs, (heads, head_dim), std, ('heads', None))
+        self.v = drawn_normal(rngs, (heads, head_dim), std, ('heads', None))
+        size = model_dim, heads, head_dim
+        self.kernel = drawn_normal(rngs, size, std, ('width', 'heads', None))
 
     def project(self, q, k, v, tq, tk, x=None):
         check_heads('randomized_transformer_xl', self.u[...], heads_first(q))

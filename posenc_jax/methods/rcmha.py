@@ -11,6 +11,7 @@ from posenc_jax.methods.shaw import take_by_index
 from posenc_jax.protocol.bounds import CONTEXT, Size
 from posenc_jax.protocol.capabilities import SeveralInputs
 from posenc_jax.protocol.checks import exceeds
+from posenc_jax.protocol.encoding import drawn_uniform
 from posenc_jax.protocol.families import whole_distance
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
@@ -143,9 +144,8 @@ class RCMHA(SeveralInputs):
     ):
         self.clip = clip
         bound = _TAPS**-0.5  # the default of a depthwise convolution in the released code
-        draw = lambda *shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-        self.taps = nnx.Param(draw(_TAPS, 3, head_dim), axes=(None, None, None))
-        self.bias = nnx.Param(draw(3, head_dim), axes=(None, None))
+        self.taps = drawn_uniform(rngs, (_TAPS, 3, head_dim), bound, (None, None, None))
+        self.bias = drawn_uniform(rngs, (3, head_dim), bound, (None, None))
         self.vectors = nnx.Param(
             jnp.zeros((max_len, heads, head_dim), jnp.float32), axes=(None, 'heads', None)
         )

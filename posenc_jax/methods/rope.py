@@ -13,7 +13,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.protocol.bounds import CONTEXT, Base, Gt, Le
 from posenc_jax.protocol.encoding import Encoding
 from posenc_jax.protocol.errors import check_choice, check_number
-from posenc_jax.protocol.families import Frequencies
+from posenc_jax.protocol.families import Frequencies, check_head_dim
 from posenc_jax.protocol.length import current_length
 from posenc_jax.protocol.registry import Card, register
 
@@ -226,10 +226,7 @@ class Rotary(Encoding):
 
         `length` is the current length per token, for rules that depend on the length.
         """
-        if x.shape[-1] != self.head_dim:
-            raise ValueError(
-                f'rope was built for head_dim={self.head_dim}, got vectors of width {x.shape[-1]}'
-            )
+        check_head_dim('rope', self.head_dim, x)
         angles, temperature = self.angles(pos, length)
         scale = temperature[..., None, None] if jnp.ndim(temperature) else temperature
         return rotate(x, angles[..., None, :], layout=self.layout, scale=scale)

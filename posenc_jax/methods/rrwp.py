@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from posenc_jax.methods.node_pairs import NodePairBias
 from posenc_jax.protocol.bounds import CONTEXT, Count, Size
+from posenc_jax.protocol.encoding import drawn_uniform
 from posenc_jax.protocol.registry import Card, register
 
 
@@ -68,12 +69,7 @@ class RRWP(NodePairBias):
         self, steps: Size = 8, hidden: Count = 0, heads: int = CONTEXT, rngs: nnx.Rngs = CONTEXT
     ):
         self.steps = steps
-
-        def uniform(shape, fan, axes):
-            bound = (6 / fan) ** 0.5
-            drawn = jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-            return nnx.Param(drawn, axes=axes)
-
+        uniform = lambda shape, fan, axes: drawn_uniform(rngs, shape, (6 / fan) ** 0.5, axes)
         if not hidden:
             self.weights = uniform((heads, steps), heads + steps, ('heads', None))
             return

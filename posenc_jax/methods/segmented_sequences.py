@@ -12,6 +12,7 @@ from posenc_jax.language.spec import CONTEXT, MAX_BYTES, Node
 from posenc_jax.methods.learned_absolute import LearnedAbsolute
 from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.errors import is_size
 from posenc_jax.protocol.registry import Card, Promises, register
 
 
@@ -110,7 +111,7 @@ def check_stretch(factor: int) -> int:
     Raises:
       ValueError: it is not.
     """
-    if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
+    if not is_size(factor):
         raise ValueError(
             f'segmented_sequences: factor must be an integer of at least 1, got {factor!r}'
         )

@@ -14,7 +14,8 @@ from posenc_jax.methods.carope import carope_last, carope_match
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.bounds import CONTEXT, Base, Divides, Ge, Gt, Lt, Size
 from posenc_jax.protocol.capabilities import Carries
-from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.checks import layer_input
+from posenc_jax.protocol.encoding import Constant, drawn_uniform
 from posenc_jax.protocol.errors import check_choice
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
@@ -173,36 +174,32 @@ class SelectiveRoPE(Carries):
         self.temperature: Temperature = temperature
         planes, self.heads = len(rope_frequencies(head_dim, self.base)), heads
 
-        def drawn(fan_in, *shape):  # the default of a linear map in the released code
-            bound = fan_in**-0.5
-            return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+        def drawn(fan_in, shape, *axes):  # the default of a linear map in the released code
+            return drawn_uniform(rngs, shape, fan_in**-0.5, axes)
 
         channels = ('heads', None)
         if rank is None:
-            maps = drawn(model_dim // heads, heads, model_dim // heads, planes)
-            self.maps = nnx.Param(maps, axes=('heads', None, None))
+            width = model_dim // heads
+            self.maps = drawn(width, (heads, width, planes), 'heads', None, None)
             self.scale = nnx.Param(jnp.ones(heads, jnp.float32), axes=('heads',))
         else:
             self.maps = None
-            self.down = nnx.Param(drawn(model_dim, model_dim, rank), axes=('width', None))
-            self.up = nnx.Param(drawn(rank, rank, heads, planes), axes=(None, *channels))
+            self.down = drawn(model_dim, (model_dim, rank), 'width', None)
+            self.up = drawn(rank, (rank, heads, planes), None, *channels)
         if skip_conv:
             taps = jnp.broadcast_to(jnp.array(_DIFFERENCE)[:, None, None], (_TAPS, heads, planes))
             self.taps = Constant(taps, axes=(None, *channels))
         else:
-            self.taps = nnx.Param(drawn(_TAPS, _TAPS, heads, planes), axes=(None, *channels))
+            self.taps = drawn(_TAPS, (_TAPS, heads, planes), None, *channels)
         beta = jnp.zeros((heads, planes), jnp.float32)
         self.beta = nnx.Param(beta, axes=channels) if bias else None
         low = gate in ('low_rank', 'channel')
-        down = drawn(model_dim, model_dim, gate_rank) if low else None
-        self.gate_down = nnx.Param(down, axes=('width', None)) if low else None
+        self.gate_down = drawn(model_dim, (model_dim, gate_rank), 'width', None) if low else None
         fan_in, role = (gate_rank, None) if low else (model_dim, 'width')
         own, axes = ((heads, planes), channels) if gate == 'channel' else ((heads,), ('heads',))
-        kernel, shift = (
-            (drawn(fan_in, fan_in, *own), drawn(fan_in, *own)) if gate != 'none' else (None, None)
-        )
-        self.gate_kernel = None if kernel is None else nnx.Param(kernel, axes=(role, *axes))
-        self.gate_bias = None if shift is None else nnx.Param(shift, axes=axes)
+        gated = gate != 'none'
+        self.gate_kernel = drawn(fan_in, (fan_in, *own), role, *axes) if gated else None
+        self.gate_bias = drawn(fan_in, own, *axes) if gated else None
 
     def increments(self, x, tok: Tokens):
         """Increments [B, L, N, F] of the angles, in radians; x has `lookback` rows in front."""
@@ -230,12 +227,7 @@ class SelectiveRoPE(Carries):
         return phi if tok.valid is None else jnp.where(tok.valid[..., None, None], phi, 0.0)
 
     def project(self, q, k, v, tq, tk, x=None):
-        if x is None or x.shape[1] != k.shape[1] + self.lookback:
-            got = 'none' if x is None else f'{x.shape[1]} tokens'
-            raise ValueError(
-                f'selective_rope reads the layer input of every key and of {self.lookback} tokens '
-                f'before: {k.shape[1]} keys, input: {got}'
-            )
+        x = layer_input('selective_rope', x, k.shape[1], lookback=self.lookback)
         return q, k, v, tq, tk.with_feats(selective_rope=self.increments(x, tk))
 
     def first_carry(self, q, tq):

@@ -30,7 +30,7 @@ from posenc_jax.protocol.bounds import (
     TrainLen,
 )
 from posenc_jax.protocol.capabilities import AuxiliaryLoss
-from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.encoding import Encoding, PositionRange, drawn_normal
 from posenc_jax.protocol.families import check_heads, check_token_width
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, known_range
@@ -175,9 +175,8 @@ class SeqPE(AuxiliaryLoss):
         self.draws, self.candidates, self.offsets = draws, candidates, offsets
         self.dropout, self.heads, self.train_len = dropout, heads, train_len
         self.encoder = SeqPEEncoder(model_dim, digits, components, layers, std=std, rngs=rngs)
-        kernel = lambda count, role: nnx.Param(
-            std * jax.random.normal(rngs.params(), (model_dim, count, head_dim), jnp.float32),
-            axes=('width', role, None),
+        kernel = lambda count, role: drawn_normal(
+            rngs, (model_dim, count, head_dim), std, ('width', role, None)
         )
         bias = lambda count, role: nnx.Param(jnp.zeros((count, head_dim)), axes=(role, None))
         if use != 'input_add':

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from posenc_jax.protocol.encoding import drawn_normal
+
 EPSILON = 1e-5  # of the layer norms
 MAX_DIGITS = 9  # of integers of 32 bits
 
@@ -106,8 +108,7 @@ class SeqPEEncoder(nnx.Module):
     def __init__(
         self, width: int, digits: int, components: int, layers: int, *, std: float, rngs: nnx.Rngs
     ):
-        def drawn(shape, *axes):
-            return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+        drawn = lambda shape, *axes: drawn_normal(rngs, shape, std, axes)
 
         def constant(value, *shape, axes=()):
             return nnx.Param(jnp.full(shape, value, jnp.float32), axes=axes or (None,) * len(shape))

@@ -12,7 +12,7 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.products import heads_first, scaled_dot_product, weighted_sum
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.families import all_beyond, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
@@ -213,12 +213,10 @@ class Shaw(Encoding):
         head_dim: int = CONTEXT,
         rngs: nnx.Rngs = CONTEXT,
     ):
-        vectors = lambda: (
-            std * jax.random.normal(rngs.params(), (2 * max_distance + 1, head_dim), jnp.float32)
-        )
+        vectors = lambda: drawn_normal(rngs, (2 * max_distance + 1, head_dim), std, (None, None))
         self.max_distance = max_distance
-        self.keys = nnx.Param(vectors(), axes=(None, None))
-        self.values = nnx.Param(vectors(), axes=(None, None)) if value_term else None
+        self.keys = vectors()
+        self.values = vectors() if value_term else None
 
     def project(self, q, k, v, tq, tk, x=None):
         return q, k, v, tq.with_feats(shaw=shaw_terms(q, self.keys[...])), tk

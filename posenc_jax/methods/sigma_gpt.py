@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Multiple, NonNegative
 from posenc_jax.protocol.checks import exceeds
-from posenc_jax.protocol.encoding import PositionRange
+from posenc_jax.protocol.encoding import PositionRange, drawn_normal
 from posenc_jax.protocol.families import Embedding
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_integers, lookup_rows
@@ -93,10 +93,7 @@ class SigmaGPT(Embedding):
         rngs: nnx.Rngs = CONTEXT,
     ):
         self.max_len = max_len
-        rows = lambda: (
-            std * jax.random.normal(rngs.params(), (max_len, model_dim // 2), jnp.float32)
-        )
-        learned = lambda: nnx.Param(rows(), axes=('positions', 'width'))
+        learned = lambda: drawn_normal(rngs, (max_len, model_dim // 2), std, ('positions', 'width'))
         self.vectors = learned() if table == 'learned' else None
 
     @property

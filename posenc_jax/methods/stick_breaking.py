@@ -106,9 +106,6 @@ class StickBreaking(Carries):
             )
         return q, k, v, tq.with_feats(stick_breaking=v), tk
 
-    def first_carry(self, q, tq):
-        return jnp.zeros(q.shape[:3], jnp.float32)
-
     def logits(self, s, q, k, tq, tk, seen, carry):
         return stick_breaking_logits(s, seen, carry)
 

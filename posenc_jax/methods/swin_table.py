@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,7 +12,7 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.attention.buckets import take_bucket
 from posenc_jax.methods.learned_grid import learned_grid_vectors
 from posenc_jax.protocol.bounds import CONTEXT, Count, Ge, Le, NonNegative
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.families import Bias
 from posenc_jax.protocol.grids import check_grid, on_grid
 from posenc_jax.protocol.registry import Card, register
@@ -243,8 +242,9 @@ class SwinTable(OffsetTable):
         self.trained = rows, columns
         self.window = (rows, columns) if size is None else size
         self.shift = shift
-        drawn = jax.random.normal(rngs.params(), (offset_count(rows, columns), heads), jnp.float32)
-        self.offsets = nnx.Param(std * drawn, axes=(None, 'heads'))
+        self.offsets = drawn_normal(
+            rngs, (offset_count(rows, columns), heads), std, (None, 'heads')
+        )
 
     def entries(self):
         of_cells = swin_table_resized(self.offsets[...], self.trained, self.window)

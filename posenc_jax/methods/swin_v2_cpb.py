@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.products import scaled_dot_product
 from posenc_jax.methods.swin_table import OffsetTable, Side, with_rows
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, NonNegative
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 
@@ -122,10 +123,9 @@ class SwinV2CPB(OffsetTable):
     ):
         self.trained = rows, columns
         self.window = (rows, columns) if size is None else size
-        drawn = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.w1 = nnx.Param(drawn(hidden, 2), axes=(None, None))
+        self.w1 = drawn_normal(rngs, (hidden, 2), std, (None, None))
         self.b1 = nnx.Param(jnp.zeros(hidden, jnp.float32), axes=(None,))
-        self.w2 = nnx.Param(drawn(hidden, heads), axes=(None, 'heads'))
+        self.w2 = drawn_normal(rngs, (hidden, heads), std, (None, 'heads'))
         first = jnp.full(heads, math.log(10), jnp.float32)
         self.tau: Any = nnx.Param(first, axes=('heads',)) if cosine else None
 

@@ -11,6 +11,7 @@ from posenc_jax.attention.kernels.program import in_kernel
 from posenc_jax.base.derivatives import own_gradient
 from posenc_jax.base.meshes import vary, varying_axes
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import Bias, all_beyond, signed_distance
 from posenc_jax.protocol.registry import Card, register
@@ -189,8 +190,7 @@ class T5RPE(Bias):
         t5_rpe_thresholds(buckets // 2 if bidirectional else buckets, max_distance)  # checks both
         self.max_distance, self.bidirectional = max_distance, bidirectional
         self.scale = 1.0 if scaled else head_dim**0.5
-        table = std * jax.random.normal(rngs.params(), (buckets, heads), jnp.float32)
-        self.table = nnx.Param(table, axes=(None, 'heads'))
+        self.table = drawn_normal(rngs, (buckets, heads), std, (None, 'heads'))
 
     def uniform(self, tq, tk):
         buckets = self.table.shape[0] // (2 if self.bidirectional else 1)

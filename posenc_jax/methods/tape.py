@@ -14,6 +14,7 @@ from posenc_jax.base.phases import phase
 from posenc_jax.methods.rope import rope_frequencies
 from posenc_jax.protocol.bounds import CONTEXT, Base, Positive, Size
 from posenc_jax.protocol.capabilities import Streams
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.errors import check_choice, check_number
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
@@ -171,10 +172,9 @@ class TAPE(Streams):
         rope_frequencies(head_dim, base)
         self.base, self.scale, self.head_dim, self.kv_heads = base, scale, head_dim, kv_heads
         self.post_attn: PostAttention = post_attn
-        drawn = lambda *shape: 0.02 * jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.gate = nnx.Param(drawn(model_dim, hidden), axes=('width', None))
+        self.gate = drawn_normal(rngs, (model_dim, hidden), 0.02, ('width', None))
         self.up = nnx.Param(jnp.zeros((kv_heads, hidden), jnp.float32), axes=('kv_heads', None))
-        self.down = nnx.Param(drawn(kv_heads, hidden), axes=('kv_heads', None))
+        self.down = drawn_normal(rngs, (kv_heads, hidden), 0.02, ('kv_heads', None))
         self.weights = nnx.Param(jnp.zeros((kv_heads, heads), jnp.float32), axes=('kv_heads', None))
 
     def begin_stream(self, tok):

@@ -10,6 +10,7 @@ from posenc_jax.methods.cope import suffix_sum
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative
 from posenc_jax.protocol.capabilities import Carries
 from posenc_jax.protocol.checks import layer_input
+from posenc_jax.protocol.encoding import drawn_uniform
 from posenc_jax.protocol.registry import Card, register
 
 _EPSILON = 1e-6
@@ -89,9 +90,8 @@ class TRA(Carries):
     ):
         self.threshold = threshold
         bound = model_dim**-0.5  # the default of a linear layer in the released code
-        draw = lambda *shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-        self.kernel = nnx.Param(draw(model_dim, heads), axes=('width', 'heads'))
-        self.bias = nnx.Param(draw(heads), axes=('heads',))
+        self.kernel = drawn_uniform(rngs, (model_dim, heads), bound, ('width', 'heads'))
+        self.bias = drawn_uniform(rngs, (heads,), bound, ('heads',))
 
     def project(self, q, k, v, tq, tk, x=None):
         x = layer_input('tra', x, q.shape[1], 'query').astype(jnp.float32)
@@ -100,9 +100,6 @@ class TRA(Carries):
         # would change the sign of some logits, and the sign decides which keys are relevant.
         tq = tq.with_feats(tra={'delta': jax.nn.log_sigmoid(a), 'norm': inverse_rms(q)})
         return q, k, v, tq, tk.with_feats(tra={'norm': inverse_rms(k)})
-
-    def first_carry(self, q, tq):
-        return jnp.zeros(q.shape[:3], jnp.float32)
 
     def logits(self, s, q, k, tq, tk, seen, carry):
         of_query, of_key = (heads_first(tok.feats['tra']['norm']) for tok in (tq, tk))

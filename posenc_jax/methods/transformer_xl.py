@@ -1,6 +1,5 @@
 """Transformer-XL: sinusoids of the distance, and two trained vectors u and v for all queries."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -9,7 +8,7 @@ from jaxtyping import Array, Float, Num
 from posenc_jax.base.phases import phase
 from posenc_jax.base.products import heads_first
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.errors import check_number
 from posenc_jax.protocol.families import check_heads, signed_distance
 from posenc_jax.protocol.registry import Card, register
@@ -110,11 +109,11 @@ class TransformerXL(Encoding):
         rngs: nnx.Rngs = CONTEXT,
     ):
         transformer_xl_frequencies(model_dim, base)  # checks both
-        draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.base, self.clamp_len = base, clamp_len
-        self.u = nnx.Param(draw(heads, head_dim), axes=('heads', None))
-        self.v = nnx.Param(draw(heads, head_dim), axes=('heads', None))
-        self.kernel = nnx.Param(draw(model_dim, heads, head_dim), axes=('width', 'heads', None))
+        self.u = drawn_normal(rngs, (heads, head_dim), std, ('heads', None))
+        self.v = drawn_normal(rngs, (heads, head_dim), std, ('heads', None))
+        size = model_dim, heads, head_dim
+        self.kernel = drawn_normal(rngs, size, std, ('width', 'heads', None))
 
     @property
     def frequencies(self) -> np.ndarray:

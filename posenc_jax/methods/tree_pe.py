@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from posenc_jax.methods.tree_paths import complete_tree, read_paths
 from posenc_jax.protocol.bounds import CONTEXT, Ge, Le, Size
+from posenc_jax.protocol.encoding import drawn_uniform
 from posenc_jax.protocol.families import Embedding, check_token_width
 from posenc_jax.protocol.registry import Card, register
 
@@ -102,13 +102,10 @@ class TreePE(Embedding):
             )
         count = model_dim // slots if features is None else features
         self.branches, self.levels, self.width = branches, levels, model_dim
-        uniform = lambda shape, most: jax.random.uniform(
-            rngs.params(), shape, jnp.float32, -most, most
-        )
-        self.raw = nnx.Param(uniform((count,), (3 / count) ** 0.5), axes=(None,))
+        self.raw = drawn_uniform(rngs, (count,), (3 / count) ** 0.5, (None,))
         rows = slots * count
         mapped, most = rows != model_dim, (6 / (rows + model_dim)) ** 0.5
-        draw = lambda: nnx.Param(uniform((rows, model_dim), most), axes=(None, 'width'))
+        draw = lambda: drawn_uniform(rngs, (rows, model_dim), most, (None, 'width'))
         zeros = lambda: nnx.Param(jnp.zeros(model_dim, jnp.float32), axes=('width',))
         self.map: Any = draw() if mapped else None
         self.bias: Any = zeros() if mapped else None

@@ -1,6 +1,5 @@
 """TUPE: a bias of two absolute positions, whose projections are untied from those of the tokens."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
@@ -9,7 +8,7 @@ from posenc_jax.base.products import heads_first, over_batch
 from posenc_jax.methods.deberta import normalised
 from posenc_jax.methods.t5_rpe import look_up, t5_rpe_bucket, t5_rpe_thresholds
 from posenc_jax.protocol.bounds import CONTEXT, NonNegative, Size
-from posenc_jax.protocol.encoding import Encoding, PositionRange
+from posenc_jax.protocol.encoding import Encoding, PositionRange, drawn_normal
 from posenc_jax.protocol.families import check_heads
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_range, lookup_rows
@@ -131,17 +130,16 @@ class TUPE(Encoding):
         t5_rpe_thresholds(buckets // 2, max_distance)  # checks both
         self.max_len, self.reset = max_len, reset
         self.buckets, self.max_distance = buckets, max_distance
-        draw = lambda *shape: std * jax.random.normal(rngs.params(), shape, jnp.float32)
+        draw = lambda shape, *axes: drawn_normal(rngs, shape, std, axes)
         zeros = lambda: jnp.zeros((heads, head_dim), jnp.float32)
-        kernel = lambda: nnx.Param(draw(model_dim, heads, head_dim), axes=('width', 'heads', None))
-        self.table = nnx.Param(draw(max_len + 1, model_dim), axes=(None, 'width'))
+        kernel = lambda: draw((model_dim, heads, head_dim), 'width', 'heads', None)
+        self.table = draw((max_len + 1, model_dim), None, 'width')
         self.norm_scale = nnx.Param(jnp.ones(model_dim, jnp.float32), axes=('width',))
         self.norm_bias = nnx.Param(jnp.zeros(model_dim, jnp.float32), axes=('width',))
         self.w_q, self.w_k = kernel(), kernel()
         self.c_q = nnx.Param(zeros(), axes=('heads', None))
         self.c_k = nnx.Param(zeros(), axes=('heads', None)) if reset else None
-        rows = buckets + reset
-        self.relative = nnx.Param(draw(rows, heads), axes=(None, 'heads')) if relative else None
+        self.relative = draw((buckets + reset, heads), None, 'heads') if relative else None
 
     @property
     def position_range(self):

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from posenc_jax.protocol.composite import name_of
 from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.families import check_head_dim
 from posenc_jax.protocol.grids import grid_size, on_grid
 from posenc_jax.protocol.tokens import Tokens
 
@@ -44,12 +45,8 @@ class Turned(Encoding):
 
     def check_widths(self, *vectors: Num[Array, 'B L _ H']) -> None:
         """Refuses vectors of another width than H."""
-        for a in vectors:
-            if a.shape[-1] != self.head_dim:
-                raise ValueError(
-                    f'{name_of(self)} was built for head_dim={self.head_dim}, got vectors of width '
-                    f'{a.shape[-1]}'
-                )
+        for x in vectors:
+            check_head_dim(name_of(self), self.head_dim, x)
 
     def project(self, q, k, v, tq, tk, x=None):
         self.check_widths(q, k)

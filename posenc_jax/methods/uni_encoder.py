@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.protocol.bounds import CONTEXT
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tables import check_integers, known_range, lookup_rows
 
@@ -270,8 +270,7 @@ class UniEncoder(Encoding):
 
     def __init__(self, shape: Shape = 'arrow', model_dim: int = CONTEXT, rngs: nnx.Rngs = CONTEXT):
         self.shape = shape
-        rows = 0.02 * jax.random.normal(rngs.params(), (2, model_dim), jnp.float32)
-        self.types = nnx.Param(rows, axes=(None, 'width'))
+        self.types = drawn_normal(rngs, (2, model_dim), 0.02, (None, 'width'))
 
     def place(self, tok, *, key=None):
         wanted = '[B, L, 2], id and part, or [B, L], all context'

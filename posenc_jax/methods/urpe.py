@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int, Num
@@ -11,7 +10,7 @@ from posenc_jax.attention.buckets import bucket_of
 from posenc_jax.base.products import over_batch, weighted_sum
 from posenc_jax.methods.t5_rpe import look_up, t5_rpe_thresholds
 from posenc_jax.protocol.bounds import CONTEXT, Count, NonNegative
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.families import all_beyond, signed_distance, whole_distance
 from posenc_jax.protocol.registry import Card, register
 
@@ -120,9 +119,7 @@ class URPE(Encoding):
         self.table, self.buckets, self.max_distance = table, buckets, max_distance
         self.max_len = max_len or train_len
         rows = 2 * buckets + 1 if table == 'bucketed' else 2 * self.max_len - 1
-        self.biases = nnx.Param(
-            std * jax.random.normal(rngs.params(), (rows, heads), jnp.float32), axes=(None, 'heads')
-        )
+        self.biases = drawn_normal(rngs, (rows, heads), std, (None, 'heads'))
         self.factors = nnx.Param(jnp.ones((rows, heads), jnp.float32), axes=(None, 'heads'))
 
     def index(self, q_pos: Num[Array, '#B T'], k_pos: Num[Array, '#B S']) -> Int[Array, '#B T S']:

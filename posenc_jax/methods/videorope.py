@@ -105,7 +105,9 @@ class VideoRoPE(MultimodalRotary):
         heads: int = CONTEXT,
         kv_heads: int = CONTEXT,
     ):
-        super().__init__(positions, frequencies, sections, base, head_dim, heads, kv_heads, stride)
+        super().__init__(
+            positions, frequencies, sections, base, stride, None, head_dim, heads, kv_heads
+        )
 
 
 @register(
@@ -144,6 +146,8 @@ class HoPEVideo(MultimodalRotary):
       [0.0, 1.0, 1.75, 2.5, 3.5]
     """
 
+    strides = STRIDES
+
     def __init__(
         self,
         stride: Positive,
@@ -156,6 +160,5 @@ class HoPEVideo(MultimodalRotary):
         kv_heads: int = CONTEXT,
     ):
         super().__init__(
-            positions, frequencies, sections, base, head_dim, heads, kv_heads, stride,
-            strides=STRIDES,
-        )  # fmt: skip
+            positions, frequencies, sections, base, stride, None, head_dim, heads, kv_heads
+        )

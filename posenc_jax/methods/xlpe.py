@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Num
 from posenc_jax.methods.sinusoidal import sinusoidal_table
 from posenc_jax.protocol.bounds import CONTEXT
 from posenc_jax.protocol.capabilities import SeveralInputs
-from posenc_jax.protocol.encoding import Encoding
+from posenc_jax.protocol.encoding import Encoding, drawn_normal
 from posenc_jax.protocol.families import check_token_width
 from posenc_jax.protocol.registry import Card, register
 
@@ -214,12 +214,8 @@ class XLPE(SeveralInputs):
                 f'the {group} heads that share a key, got {tau}'
             )
         self.heads, self.tau, self.model_dim = heads, tau, model_dim
-        draw = lambda: (
-            model_dim**-0.5 * jax.random.normal(rngs.params(), (model_dim, model_dim), jnp.float32)
-        )
-        inner = level != 'head'
-        self.u = nnx.Param(draw(), axes=(None, 'width')) if inner else None
-        self.v = nnx.Param(draw(), axes=(None, 'width')) if inner else None
+        draw = lambda: drawn_normal(rngs, (model_dim,) * 2, model_dim**-0.5, (None, 'width'))
+        self.u, self.v = (draw() if level != 'head' else None for _ in range(2))
 
     def codes(self, tok, width: int) -> tuple[Float[Array, '#B L D'], Float[Array, '#B L D']]:
         """A and X of every token, zero at padding."""

@@ -19,6 +19,7 @@ from posenc_jax.mixers.box_features import (
     sine_map,
 )
 from posenc_jax.protocol.bounds import Divides, Ge, Size
+from posenc_jax.protocol.encoding import drawn_uniform
 from posenc_jax.protocol.registry import Card, register
 
 FEATURES = 128  # sine features of each number of a box
@@ -205,7 +206,4 @@ def _xavier(rngs: nnx.Rngs, inputs: int, *out: int) -> nnx.Param:
     for size in out:
         outputs *= size
     bound = (6 / (inputs + outputs)) ** 0.5
-    return nnx.Param(
-        jax.random.uniform(rngs.params(), (inputs, *out), jnp.float32, -bound, bound),
-        axes=(None,) * (1 + len(out)),
-    )
+    return drawn_uniform(rngs, (inputs, *out), bound, (None,) * (1 + len(out)))

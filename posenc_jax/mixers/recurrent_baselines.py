@@ -1,5 +1,7 @@
 """GRU and LSTM layers: recurrent networks of before transformers, in which order needs no code."""
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,21 +20,28 @@ class CellMixer(RecurrentMixer):
     states to the model width.
 
     Args:
-      cell: the cell; its result for a token is the new hidden state.
+      features: width of the state; None for that of the model.
       layers: depth of the model, which scales the initial projection.
+
+    Attributes:
+      kind: of the cell, whose result for a token is the new hidden state.
     """
 
-    def __init__(self, cell, model_dim: int, layers: int, rngs: nnx.Rngs):
-        for _, variable in nnx.to_flat_state(nnx.state(cell, nnx.Param)):
+    kind: ClassVar[Any]
+
+    def __init__(
+        self,
+        features: Size | None = None,
+        model_dim: int = CONTEXT,
+        layers: int = CONTEXT,
+        rngs: nnx.Rngs = CONTEXT,
+    ):
+        self.features = model_dim if features is None else features
+        self.cell = self.kind(model_dim, self.features, rngs=rngs)
+        for _, variable in nnx.to_flat_state(nnx.state(self.cell, nnx.Param)):
             variable.set_metadata(axes=(None,) * variable.get_value().ndim)
-        self.cell = cell
-        self.w_out = normal(
-            rngs,
-            (cell.hidden_features, model_dim),
-            cell.hidden_features,
-            ('hidden', 'width'),
-            gain=(2 * layers) ** -0.5,
-        )
+        size, axes, gain = (self.features, model_dim), ('hidden', 'width'), (2 * layers) ** -0.5
+        self.w_out = normal(rngs, size, self.features, axes, gain=gain)
 
     def scan(self, x, tok, starts, state):
         graphdef, variables = nnx.split(self.cell)
@@ -79,15 +88,7 @@ class GRULayer(CellMixer):
     Reference: Cho, van Merrienboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio, arXiv 1406.1078.
     """
 
-    def __init__(
-        self,
-        features: Size | None = None,
-        model_dim: int = CONTEXT,
-        layers: int = CONTEXT,
-        rngs: nnx.Rngs = CONTEXT,
-    ):
-        self.features = model_dim if features is None else features
-        super().__init__(nnx.GRUCell(model_dim, self.features, rngs=rngs), model_dim, layers, rngs)
+    kind = nnx.GRUCell
 
     def initial(self, batch: int) -> Float[Array, 'B F']:
         return jnp.zeros((batch, self.features), jnp.float32)
@@ -127,17 +128,7 @@ class LSTMLayer(CellMixer):
       ((2, 5, 4), [(2, 3), (2, 3)])
     """
 
-    def __init__(
-        self,
-        features: Size | None = None,
-        model_dim: int = CONTEXT,
-        layers: int = CONTEXT,
-        rngs: nnx.Rngs = CONTEXT,
-    ):
-        self.features = model_dim if features is None else features
-        super().__init__(
-            nnx.OptimizedLSTMCell(model_dim, self.features, rngs=rngs), model_dim, layers, rngs
-        )
+    kind = nnx.OptimizedLSTMCell
 
     def initial(self, batch: int) -> tuple[Float[Array, 'B F'], Float[Array, 'B F']]:
         zeros = jnp.zeros((batch, self.features), jnp.float32)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.layer.layers import zeros
 from posenc_jax.mixers.box_pe import BoxLayer, Decoded, moved_boxes
-from posenc_jax.protocol.encoding import Constant
+from posenc_jax.protocol.encoding import Constant, drawn_normal
 
 L1 = 5.0  # weight of the distance of boxes beside that of classes, as in DETR
 NO_OBJECT = 0.2  # weight of proposals that should say 'no object'
@@ -136,9 +136,8 @@ class Detector(nnx.Module):
             raise ValueError(
                 f'a detector has at least one proposal and one step, got {proposals} and {steps}'
             )
-        draw = lambda *shape: nnx.Param(
-            jax.random.normal(rngs.params(), shape) * np.prod(shape[:-1]) ** -0.5,
-            axes=(None,) * len(shape),
+        draw = lambda *shape: drawn_normal(
+            rngs, shape, np.prod(shape[:-1]) ** -0.5, (None,) * len(shape)
         )
         self.kernels = nnx.List([draw(3, 3, channels, width), draw(3, 3, width, width)])
         self.biases = nnx.List([zeros((width,), (None,)) for _ in self.kernels])
@@ -148,9 +147,7 @@ class Detector(nnx.Module):
         # Trained as logits that move a grid, so that every box stays in the image.
         self.grid = Constant(jnp.asarray(first, jnp.float32), axes=(None, None))
         self.moves = zeros((proposals, 4), (None, None))
-        self.proposals = nnx.Param(
-            jax.random.normal(rngs.params(), (proposals, width)), axes=(None, None)
-        )
+        self.proposals = drawn_normal(rngs, (proposals, width), 1.0, (None, None))
         make = lambda: BoxLayer(width, classes=classes, rngs=rngs, **options)
         self.layers = nnx.List([make() for _ in range(1 if shared else steps)])
         self.steps = steps

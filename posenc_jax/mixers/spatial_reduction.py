@@ -1,6 +1,5 @@
 """SegFormer's efficient attention, whose keys and values are those of a coarser grid."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -12,6 +11,7 @@ from posenc_jax.layer.projections import Projections
 from posenc_jax.layer.sharded_attend import sharded_attend
 from posenc_jax.methods.polyphase_anchor import polyphase_anchor_image
 from posenc_jax.protocol.bounds import Size
+from posenc_jax.protocol.encoding import drawn_normal
 from posenc_jax.protocol.masks import Full
 from posenc_jax.protocol.registry import Card, register
 from posenc_jax.protocol.tokens import Tokens
@@ -108,9 +108,8 @@ class SpatialReduction(GridMixer):
             rngs=rngs,
         )
         if rate > 1:
-            drawn = jax.random.normal(rngs.params(), (rate, rate, model_dim, model_dim))
-            std = (2 / (rate**2 * model_dim)) ** 0.5
-            self.kernel = nnx.Param(std * drawn, axes=(None, None, None, 'width'))
+            shape, std = (rate, rate, model_dim, model_dim), (2 / (rate**2 * model_dim)) ** 0.5
+            self.kernel = drawn_normal(rngs, shape, std, (None, None, None, 'width'))
             self.bias = zeros((model_dim,), ('width',))
             self.norm = Norm('layernorm', model_dim, epsilon=1e-5)
 

@@ -5,6 +5,7 @@ inherits from; `Encoding.opens` knows its methods by their names, like doors.
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -45,8 +46,10 @@ class Carries(Encoding):
     """
 
     def first_carry(self, q: Float[Array, 'B N T H'], tq: Tokens) -> Carry:
-        """The carry of a block of queries at its first block of keys."""
-        raise NotImplementedError
+        """The carry of a block of queries at its first block of keys: one 0 for each, float32, as
+        for a sum, unless a subclass writes another.
+        """
+        return jnp.zeros(q.shape[:3], jnp.float32)
 
 
 class Prunes(Carries):

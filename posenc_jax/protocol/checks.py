@@ -34,16 +34,15 @@ def exceeds(name: str, length: Any, most: int) -> bool:
         ) from None
 
 
-def layer_input(user: str, x: Any, rows: int, of: str = 'key') -> Any:
+def layer_input(user: str, x: Any, rows: int, of: str = 'key', lookback: int = 0) -> Any:
     """`x`, the layer input as `project` gets it. Raises ValueError unless it has one row for each
-    key, or each query.
+    key, or each query, and `lookback` rows in front.
     """
-    if x is None or x.shape[1] != rows:
+    if x is None or x.shape[1] != rows + lookback:
         got = 'none' if x is None else f'{x.shape[1]} tokens'
         several = {'key': 'keys', 'query': 'queries'}[of]
-        raise ValueError(
-            f'{user} reads the layer input of one token per {of}: {rows} {several}, input: {got}'
-        )
+        read = f'every {of} and of {lookback} tokens before' if lookback else f'one token per {of}'
+        raise ValueError(f'{user} reads the layer input of {read}: {rows} {several}, input: {got}')
     return x
 
 

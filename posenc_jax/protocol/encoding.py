@@ -20,6 +20,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -85,6 +87,21 @@ class Constant(nnx.Variable):
     Like `nnx.Param` it may carry `axes`, one role per dimension ('heads' where the head axis is),
     for sharding.
     """
+
+
+def drawn_normal(
+    rngs: nnx.Rngs, shape: tuple[int, ...], std: float, axes: tuple[str | None, ...]
+) -> nnx.Param:
+    """A parameter drawn from N(0, std**2), float32, with the roles of its axes."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
+
+
+def drawn_uniform(
+    rngs: nnx.Rngs, shape: tuple[int, ...], bound: float, axes: tuple[str | None, ...]
+) -> nnx.Param:
+    """A parameter drawn from U(-bound, bound), float32, with the roles of its axes."""
+    drawn = jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+    return nnx.Param(drawn, axes=axes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,12 @@ def check_token_width(user: str, own: int, width: int) -> None:
         raise ValueError(f'{user} was built for token vectors of width {own}, got {width}')
 
 
+def check_head_dim(user: str, own: int, x: Num[Array, 'B L _ H']) -> None:
+    """Raises ValueError if queries or keys do not have the width that an encoding was built for."""
+    if x.shape[-1] != own:
+        raise ValueError(f'{user} was built for head_dim={own}, got vectors of width {x.shape[-1]}')
+
+
 class Bias(Encoding):
     """Opens `logits`: adds a bias that depends on two positions. A subclass defines `bias`."""
 

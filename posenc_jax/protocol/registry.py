@@ -127,9 +127,8 @@ def _bounded(build: Any, key: str) -> Any:
     """
     if not isinstance(build, type):
         return bounds.checked(build, lambda _: key) if bounds.hints_of(build) else build
-    if '__init__' in vars(build) and not hasattr(build.__init__, 'bounded_hints'):
-        if bounds.hints_of(build.__init__):
-            build.__init__ = bounds.checked(build.__init__, lambda _: key)
+    if not hasattr(build.__init__, 'bounded_hints') and bounds.hints_of(build.__init__):
+        build.__init__ = bounds.checked(build.__init__, lambda _: key)
     return build
 
 
