@@ -78,21 +78,6 @@ def test_far_positions_have_the_error_of_a_float32_product():
     np.testing.assert_allclose((found**2).sum(), (x[0, 0, 1] ** 2).sum(), rtol=1e-5)
 
 
-def test_logits_see_differences_alone():
-    q, k = draw(3, 1, 6, 2, 8), draw(4, 1, 6, 2, 8)
-
-    def scores(spec, pos):
-        part, tok = make(spec, seed=5), pj.Tokens.of(positions=pos)
-        both = [np.float64(turn_of(part, x, tok)) for x in (q, k)]
-        return np.einsum('bthf,bshf->hts', *both)
-
-    sequence, cells = np.arange(6)[None], grid(2, 3, beside=0)
-    for spec, pos, move in (('algebraic_pe()', sequence, 40), ('algebraic_grid()', cells, [40, 7])):
-        s = scores(spec, pos)
-        np.testing.assert_allclose(scores(spec, pos + move), s, atol=1e-4)
-        assert np.abs(scores(spec, 2 * pos) - s).max() > 0.1
-
-
 def test_it_starts_as_rope_that_turns_the_other_way():
     part, x = make('algebraic_pe()'), draw(6, 1, 7, 2, 8)
     angles = -np.arange(7)[None, :, None, None] * np.array([1, 1, 0.01, 0.01])

@@ -2,8 +2,6 @@
 distances are held to.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,24 +56,6 @@ def softmax(s, v):
 
 def defined(q, k, v, distance):
     return softmax(logits(q, k, distance), v)
-
-
-def check_tiles(part, distance, *blocks):
-    """Tiles equal the table, and their gradients those of the table."""
-    arrays, tok = qkv(len(distance)), pj.Tokens.of(length=len(distance))
-    weights = jax.random.normal(jax.random.key(9), arrays[0].shape)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def with_gradients(attention, *arrays):
-        loss = lambda *a: (((out := attention(*a)) * weights).sum(), out)
-        return jax.grad(loss, (0, 1, 2), has_aux=True)(*arrays)
-
-    slopes, expected = with_gradients(lambda *a: defined(*a, distance), *arrays)
-    for block in blocks:
-        ours, out = with_gradients(lambda *a: run(part, tok, *a, block=block), *arrays)
-        np.testing.assert_allclose(out, expected, atol=2e-6)
-        for a, b in zip(ours, slopes):
-            np.testing.assert_allclose(a, b, atol=5e-6)
 
 
 @jax.jit

@@ -130,11 +130,6 @@ def test_the_mean_is_over_the_real_tokens_of_a_document(key):
         np.testing.assert_allclose(np.diff(real), np.diff(real)[0], rtol=1e-5)
 
 
-def test_without_a_centre_decoding_sees_the_same_positions():
-    cached = lambda spec: pj.make(spec).cached
-    assert cached('cape()') == 'encoded' and cached('cape(centre=True)') == 'none'
-
-
 test_golden_of_images = golden_suite(
     'cape2d',
     {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import posenc_jax as pj
-from posenc_jax.attention.tiles import pair_logits
 from posenc_jax.methods.carope import carope_increments, carope_log_rate, carope_match, carope_start
 from tests.golden_files import golden
 from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.pair_logits import logits
 from tests.refusals import refused
 
 GOLDEN = golden('carope')
@@ -30,13 +30,6 @@ def build(options='', *, moved=True, **context):
 
 
 INPUTS = draw_inputs((B, N, K, H, D), L)
-
-
-def logits(encoding, q, k, x):
-    """Logits of one tile, [B, N, T, S]; those of keys after the query mean nothing."""
-    tok = pj.Tokens.of(length=q.shape[1])
-    q, k, _, tq, tk = encoding.project(q, k, k, tok, tok, x)
-    return pair_logits(encoding, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk)[0]
 
 
 def reference(part, q, k, v, x):
@@ -82,7 +75,7 @@ def test_starts_as_rope(layout):
     rope = pj.make(f'rope(layout="{layout}")', head_dim=H)
     q2, k2, *_ = rope.project(q, repeated, repeated, tok, tok)
     expected = jnp.einsum('bihd,bjhd->bhij', q2, k2) / H**0.5
-    s = logits(build(f'layout="{layout}"', moved=False), q, k, x)
+    s = logits(build(f'layout="{layout}"', moved=False), q, k, None, x)
     np.testing.assert_allclose(np.tril(s), np.tril(expected), atol=TOLERANCE)
 
 
@@ -95,7 +88,7 @@ def test_values_and_gradients_equal_reference(options):
 
 def test_a_logit_depends_on_the_tokens_from_after_the_key_to_the_query():
     encoding, (q, k, _, x), token = build(), INPUTS, 9
-    after, before = (logits(encoding, q, k, x) for x in (x.at[:, token].multiply(-3.0), x))
+    after, before = (logits(encoding, q, k, None, x) for x in (x.at[:, token].multiply(-3.0), x))
     i, j = np.mgrid[:L, :L]
     between = (j < token) & (token <= i)
     changed = np.abs(after - before).max(axis=(0, 1))

@@ -15,6 +15,7 @@ from posenc_jax.protocol.capabilities import prepared
 from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden_suite
 from tests.methods.models import moved
+from tests.methods.pair_logits import logits
 from tests.methods.pairs import draw, qkv
 from tests.refusals import refused
 
@@ -24,13 +25,6 @@ N, K, H, D, L = 4, 2, 8, 12, 9
 def make(arguments='max_distance=5', heads=N):
     encoding = pj.make(f'deberta({arguments})', heads=heads, head_dim=H, model_dim=D)
     return moved(encoding, 0.3)
-
-
-def logits(encoding, q, k, tok=None):
-    """Of all pairs [B, N, T, S], from the doors."""
-    tok = pj.Tokens.of(length=q.shape[1]) if tok is None else tok
-    q, k, _, tq, tk = encoding.project(jnp.asarray(q), jnp.asarray(k), None, tok, tok)
-    return pair_logits(encoding, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk)[0]
 
 
 def bucket(case):

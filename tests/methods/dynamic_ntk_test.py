@@ -59,20 +59,6 @@ def test_all_positions_of_a_pass_have_the_base_of_its_length():
         np.testing.assert_allclose(found, rope(x, tok.pos, base), atol=1e-5)
 
 
-def test_one_program_for_every_length():
-    traces = []
-
-    @jax.jit
-    def frequencies(length):
-        traces.append(length)
-        return dynamic_ntk_frequencies(16, 10000.0, length, train_len=4)
-
-    for length in (3, 5, 9):
-        expected = rope_frequencies(16, ntk_aware_base(16, 10000.0, max(1.0, length / 4)))
-        np.testing.assert_allclose(frequencies(jnp.asarray(length)), expected, rtol=2e-6)
-    assert len(traces) == 1
-
-
 SEGMENTS = pj.Tokens.of(segment=np.zeros((1, 6), int))
 test_wrong_calls = refused() | {
     "needs 'train_len'": lambda: pj.make('rope(freqs=dynamic_ntk())', head_dim=8),

@@ -11,10 +11,9 @@ from flax import nnx
 import posenc_jax as pj
 from posenc_jax.attention.pruned import tiles_needed
 from posenc_jax.base.targets import made_for
-from posenc_jax.methods.fox import fox_bias, fox_horizons
-from posenc_jax.methods.path import path_forget_bias
+from posenc_jax.methods.fox import fox_horizons
 from tests.golden_files import golden_suite
-from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.from_input import draw_inputs, run
 
 SIZES = B, N, K, H, D = 2, 4, 2, 8, 12
 L = 21
@@ -59,14 +58,6 @@ test_golden = golden_suite('fox') | {
 }
 
 
-@pytest.mark.parametrize('block', [1, 3])
-def test_weights_do_not_depend_on_tiles(block):
-    gates = {'gates': [0.9, 0.5, 0.8, 0.25]}
-    np.testing.assert_allclose(
-        weights_of_last(gates, block=block), weights_of_last(gates), atol=1e-6
-    )
-
-
 def test_equal_gates_are_alibi():
     encoding = build("gate='fixed', t_min=2.0, t_max=64.0")
     slopes = -np.log(1 / (1 + np.exp(-fox_horizons(2.0, 64.0, N))))
@@ -75,16 +66,6 @@ def test_equal_gates_are_alibi():
     tok = pj.Tokens.of(length=L)
     np.testing.assert_allclose(run(encoding, *INPUTS, tok), run(alibi, *INPUTS, tok), atol=2e-6)
     assert not jax.tree.leaves(nnx.state(encoding, nnx.Param))
-
-
-def test_the_sums_are_those_of_path():
-    log_gates = jax.nn.log_sigmoid(jax.random.normal(jax.random.key(0), (1, N, L)))
-    index = jnp.arange(L)[None]
-    carry = jnp.zeros((1, N, L))
-    ours, _ = fox_bias(log_gates, index, index, carry)
-    theirs, _ = path_forget_bias(log_gates, index, index, carry)
-    seen = np.tril(np.ones((L, L), bool))
-    np.testing.assert_allclose(np.where(seen, ours, 0), np.where(seen, theirs, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize('how', [dict(implementation='dense'), dict(block=(8, 5))])
@@ -100,21 +81,6 @@ def test_it_is_path_without_its_maps(how):
     tok = pj.Tokens.of(length=L)
     found, expected = (run(encoding, *INPUTS, tok, **how) for encoding in (fox, path))
     np.testing.assert_allclose(found, expected, atol=3e-6)
-
-
-def reference(encoding, q, k, v, x):
-    part = encoding.parts[0]
-    logs = jnp.cumsum(jax.nn.log_sigmoid(x @ part.kernel[...] + part.bias[...]), axis=1)
-    logs = logs.swapaxes(1, 2)
-    repeat = lambda a: jnp.repeat(a, N // K, axis=2)
-    s = jnp.einsum('bihd,bjhd->bhij', q, repeat(k)) * H**-0.5
-    s = s + logs[..., :, None] - logs[..., None, :]
-    w = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones(s.shape[2:], bool)), s, -jnp.inf), axis=-1)
-    return jnp.einsum('bhij,bjhd->bihd', w, repeat(v))
-
-
-def test_values_and_gradients():
-    check_values_and_gradients(build('gate_bias=1.0'), INPUTS, reference, 1e-5)
 
 
 def test_the_pro_block_in_numpy():

@@ -10,7 +10,7 @@ import posenc_jax as pj
 from posenc_jax.methods.fox import fox_bias
 from posenc_jax.methods.grape_ap import grape_ap_bias, grape_ap_unit
 from tests.golden_files import golden, golden_suite
-from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.from_input import draw_inputs, run
 from tests.methods.pair_logits import logits
 from tests.refusals import refused
 
@@ -107,13 +107,6 @@ def test_queries_of_one_view_are_a_forget_gate():
     assert np.ptp(log_gates, axis=-1).min() > 1e-4  # gates that differ from token to token
 
 
-def test_shifted_positions_change_the_bias_unless_it_is_relative():
-    shifted = pj.Tokens.of(positions=np.arange(L)[None] + 1000)
-    change = lambda part: np.abs(bias_of(part, shifted) - bias_of(part)).max()
-    assert change(build('relative=True')) < 1e-5
-    assert change(build()) > 0.05
-
-
 def test_a_zero_vector_has_no_direction():
     np.testing.assert_array_equal(grape_ap_unit(jnp.zeros((1, 4))), 0.0)
     assert np.isfinite(jax.grad(lambda p: grape_ap_unit(p).sum())(jnp.zeros((1, 4)))).all()
@@ -142,26 +135,6 @@ def test_padding_between_tokens_adds_nothing():
     padded = run(encoding, *INPUTS, pj.Tokens.of(valid=valid[None]), block=(8, 5))
     alone = run(encoding, *(a[:, valid] for a in INPUTS), pj.Tokens.of(length=int(valid.sum())))
     np.testing.assert_allclose(padded[:, valid], alone, atol=1e-5)
-
-
-@pytest.mark.full
-def test_tiles_and_gradients_equal_the_definition():
-    def reference(encoding, q, k, v, x):
-        part = encoding.parts[0]
-        p = jnp.einsum('bsd,dnp->bnsp', x, part.kernel[...])
-        planes = lambda a: a[..., : P // 2] + 1j * a[..., P // 2 :]
-        unit = planes(grape_ap_unit(p)) * jnp.exp(1j * jnp.arange(L))[:, None]
-        along = jnp.einsum('bntp,bnsp->bnts', planes(p).conj(), unit).real / P
-        causal = jnp.tril(jnp.ones((L, L), bool))
-        psi = jnp.where(causal, part.slopes[...][:, None, None] * jax.nn.log_sigmoid(along), 0.0)
-        bias = psi.sum(-1, keepdims=True) - jnp.cumsum(psi, axis=-1)
-        each = lambda a: jnp.repeat(a, N // K, axis=2)
-        s = jnp.einsum('bihd,bjhd->bhij', q, each(k)) / H**0.5 + bias
-        w = jax.nn.softmax(jnp.where(causal, s, -jnp.inf), axis=-1)
-        return jnp.einsum('bhij,bjhd->bihd', w, each(v))
-
-    encoding = pj.chain(build(), pj.make('causal()'))
-    check_values_and_gradients(encoding, INPUTS, reference, 2e-5)
 
 
 test_wrong_calls = refused() | {

@@ -12,7 +12,7 @@ from posenc_jax.methods.grape_m_contextual import (
     grape_m_contextual_match,
 )
 from tests.golden_files import golden_suite
-from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.from_input import draw_inputs, run
 from tests.methods.pair_logits import logits
 from tests.methods.pairs import draw
 from tests.refusals import refused
@@ -93,24 +93,6 @@ def test_increments_of_one_are_rope():
     np.testing.assert_allclose(
         np.tril(logits(part, q, k, None, x)), np.tril(expected), atol=TOLERANCE
     )
-
-
-@pytest.mark.full
-def test_tiles_and_gradients_equal_the_definition():
-    def reference(encoding, q, k, v, x):
-        part = encoding.parts[0]
-        omega = grape_m_contextual_increments(x @ part.kernel[...] + part.bias[...])
-        position = (jnp.cumsum(omega, axis=1) - omega)[..., None]
-        turn = jnp.exp(1j * position * jnp.exp(part.log_freq[...]))
-        planes = lambda a: (a[..., : H // 2] + 1j * a[..., H // 2 :]) * turn
-        each = lambda a: jnp.repeat(a, N // K, axis=2)
-        s = jnp.einsum('bihf,bjhf->bhij', planes(q), planes(each(k)).conj()).real / H**0.5
-        s = jnp.where(jnp.tril(jnp.ones((L, L), bool)), s, -1e30)
-        w = jnp.exp(s - s.max(-1, keepdims=True))
-        return jnp.einsum('bhij,bjhd->bihd', w / w.sum(-1, keepdims=True), each(v))
-
-    encoding = pj.chain(build(), pj.make('causal()'))
-    check_values_and_gradients(encoding, INPUTS, reference, 1e-4)
 
 
 def test_padding_between_tokens_adds_nothing():

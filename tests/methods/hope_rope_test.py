@@ -1,11 +1,8 @@
 """HoPE: how many planes rotate, p-RoPE of as many planes, and what is refused."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import posenc_jax as pj
 from posenc_jax.methods.hope_rope import hope_rope_frequencies
 from posenc_jax.methods.p_rope import p_rope_frequencies
 from posenc_jax.methods.rope import rope_frequencies
@@ -43,14 +40,3 @@ def test_a_long_training_is_rope_and_more_periods_keep_fewer_planes():
     np.testing.assert_array_equal(hope_rope_frequencies(8, 1e4, 10**5), rope_frequencies(8, 1e4))
     kept = [(hope_rope_frequencies(64, 1e4, 1024, periods=n) != 0).sum() for n in (0.5, 1, 2, 8)]
     assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1]
-
-
-def test_still_planes_carry_content_at_any_distance():
-    part, tok = pj.make('rope(freqs=hope_rope())', head_dim=8, train_len=64), pj.Tokens.of(length=6)
-    still = np.asarray([0, 0, 1, 1] * 2, np.float32)  # planes t and t + 4
-    q, k = (jax.random.normal(jax.random.key(i), (1, 6, 1, 8)) * still for i in range(2))
-    moved = part.project(q, k, k, tok, tok)
-    np.testing.assert_allclose(moved[0], q, atol=1e-7)
-    np.testing.assert_allclose(moved[1], k, atol=1e-7)
-    turned = part.rotate(jnp.ones((1, 6, 1, 8)), tok.pos)
-    assert (np.abs(turned[0, 1:, 0, :2] - 1) > 0.05).all()

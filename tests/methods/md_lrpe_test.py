@@ -9,13 +9,10 @@ import posenc_jax as pj
 from posenc_jax.methods.md_lrpe import md_lrpe, md_lrpe_angles, md_lrpe_frequencies
 from posenc_jax.methods.rope import rope
 from tests.golden_files import golden_suite
+from tests.methods.pairs import draw
 
 HEADS = dict(head_dim=8, heads=2, kv_heads=2)
 GRID = np.stack(np.meshgrid(*map(np.arange, (2, 3, 2)), indexing='ij'), -1).reshape(1, -1, 3)
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def make(spec):

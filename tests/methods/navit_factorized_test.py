@@ -96,14 +96,6 @@ def test_shares_do_not_depend_on_the_size():
     assert part.traits == {'moves_positions'} and not given.traits and not make('5, 5').traits
 
 
-@pytest.mark.parametrize('mode', ['absolute', 'fractional'])
-def test_packed_images_are_those_alone(mode):
-    part, images = make(f'5, 5, mode="{mode}"'), (grid(2, 3), grid(4, 2))
-    packed = table(part, np.concatenate(images, axis=1), np.repeat([0, 1], [7, 9])[None])
-    alone = np.concatenate([table(part, positions) for positions in images])
-    np.testing.assert_allclose(packed, alone, atol=1e-7)
-
-
 def test_padding_and_class_tokens_keep_their_vectors():
     part = make('2, 2, std=1.0')
     tok = pj.Tokens.of(positions=grid(2, 2), valid=[[True, True, True, False, False]])

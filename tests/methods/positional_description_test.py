@@ -12,9 +12,7 @@ from posenc_jax.lab.tasks.arithmetic import Addition, Multiplication, RandomSpac
 from posenc_jax.lab.tasks.arithmetic.digits import written
 from posenc_jax.lab.tasks.arithmetic.multiplication import multiply_digits
 from posenc_jax.lab.tasks.arithmetic.scratchpad import scratchpad_width
-from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.positional_description import positional_description_tags
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden
 from tests.methods.models import model_of
 
@@ -32,10 +30,6 @@ def tags(tok, rows=2, key=None, encoding=None):
     out = np.asarray(encoding.embed(x, encoding.place(tok, key=key)))
     np.testing.assert_array_equal(out[..., : D - R], 1.0)  # the rest of the token vector
     return out[..., D - R :]
-
-
-def task(spec):
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 def strings(task, batch):
@@ -160,26 +154,6 @@ def test_products_are_right(options, length):
             assert len(b) == 2
         scored = batch['targets'][row][batch['loss_mask'][row] > 0]
         assert made.decode(scored) == product + '$'
-
-
-SCRATCHPAD = 'scratchpad=True.* cannot be combined with'
-WRONG_TASKS = {  # task -> what the message says
-    'multiplication(ids="coupled")': 'needs reverse_output=True and pad_product=True',
-    'multiplication(digits=-1)': 'digits must be at least 0 and at most 1000, got -1',
-    'multiplication(digits=2, second=3)': (
-        'a second number of 3 digits cannot be padded to digits=2'
-    ),
-    'multiplication(ids="couple")': 'is not one of',
-    'addition(scratchpad=True, index_hints=5)': SCRATCHPAD,
-    'addition(scratchpad=True, reverse_operands=True)': SCRATCHPAD,
-    'addition(scratchpad=True, zero_pad=True, ids="coupled")': 'has no ids for scratchpad=True',
-}
-
-
-@pytest.mark.parametrize('spec', WRONG_TASKS)
-def test_wrong_tasks(spec):
-    with pytest.raises(SpecError, match=WRONG_TASKS[spec]):
-        task(spec)
 
 
 def test_numbers_that_are_too_long():

@@ -10,7 +10,7 @@ import posenc_jax as pj
 import posenc_jax.functional as F
 from posenc_jax.methods.self_extend import self_extend_distance
 from tests.golden_files import golden_suite
-from tests.methods.by_distance import WIDTH, check_decoding, logits, qkv, run, softmax
+from tests.methods.by_distance import WIDTH, logits, qkv, run, softmax
 from tests.methods.pair_logits import logits as pair_logits
 
 SIZES = dict(head_dim=WIDTH, train_len=8, causal=True)
@@ -65,12 +65,6 @@ def test_it_is_the_definition(spec):
     s = logits(q, k, distances(LENGTH, **FORMS[spec])) * factor[:, None]
     found = run(pj.make(spec.format(''), **SIZES), pj.Tokens.of(length=LENGTH), q, k, v)
     np.testing.assert_allclose(found, softmax(s, v), atol=3e-6)
-
-
-@pytest.mark.full
-def test_decoding_over_keys_cached_once():
-    spec = 'leaky_rerope(encoding=rope(), factor=3.0, local=4)'
-    check_decoding(pj.make(spec, **SIZES), 14, (0, 3, 4, 9, 13))
 
 
 def test_extensions_and_default_windows():

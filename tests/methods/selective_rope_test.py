@@ -1,6 +1,5 @@
 """Selective RoPE: its temperatures, RoPE at equal increments, and the definition in float64."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from posenc_jax.methods.selective_rope import (
     selective_rope_units,
 )
 from tests.golden_files import golden_suite
-from tests.methods.from_input import check_values_and_gradients, draw_inputs, run
+from tests.methods.from_input import draw_inputs
 from tests.methods.pair_logits import logits
 from tests.methods.pairs import draw
 from tests.refusals import refused
@@ -152,38 +151,6 @@ def test_a_logit_depends_on_the_tokens_that_the_path_from_key_to_query_reads():
     changed = np.abs(after - before).max(axis=(0, 1))
     assert changed[(j <= i) & ~crossed].max() < TOLERANCE
     assert changed[(j < token) & (i > token + 2)].min() > 1e-3
-
-
-@pytest.mark.full
-def test_tiles_and_gradients_equal_the_definition():
-    def reference(encoding, q, k, v, x):
-        part = encoding.parts[0]
-        unit = selective_rope_units(x, N)
-        phi = jnp.einsum('bsr,rnf->bsnf', unit @ part.down[...], part.up[...])
-        rows = jnp.pad(phi, ((0, 0), (3, 0), (0, 0), (0, 0)))
-        phi = sum(rows[:, tap : tap + L] * part.taps[...][tap] for tap in range(4))
-        phi = phi + jnp.exp(part.beta[...])
-        own = unit @ part.gate_kernel[...] + part.gate_bias[...]
-        angles = jnp.cumsum(phi * jax.nn.sigmoid(own)[..., None], axis=1)
-        turn = jnp.exp(1j * angles * jnp.asarray(500000.0 ** (-np.arange(H // 2) / (H // 2))))
-        planes = lambda a: (a[..., : H // 2] + 1j * a[..., H // 2 :]) * turn
-        each = lambda a: jnp.repeat(a, N // K, axis=2)
-        s = jnp.einsum('bihf,bjhf->bhij', planes(q), planes(each(k)).conj()).real / H**0.5
-        causal = jnp.tril(jnp.ones((L, L), bool))
-        w = jax.nn.softmax(jnp.where(causal, s, -jnp.inf), axis=-1)
-        return jnp.einsum('bhij,bjhd->bihd', w, each(v))
-
-    encoding = pj.chain(build('bias=True, gate="head"'), pj.make('causal()'))
-    check_values_and_gradients(encoding, INPUTS, reference, 1e-4)
-
-
-def test_left_padding_changes_nothing():
-    encoding, pad = pj.chain(build('bias=True'), pj.make('causal()')), 3
-    in_front = [np.pad(a, ((0, 0), (pad, 0), *[(0, 0)] * (a.ndim - 2))) for a in INPUTS]
-    valid = np.arange(L + pad)[None] >= pad
-    found = run(encoding, *in_front, pj.Tokens.of(valid=valid), block=(8, 5))[:, pad:]
-    expected = run(encoding, *INPUTS, pj.Tokens.of(length=L))
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
 test_wrong_calls = refused(

@@ -1,4 +1,4 @@
-"""Self-Extend, ReRoPE, leaky ReRoPE: the distances of the sheet, tables against tiles, decoding,
+"""Self-Extend, ReRoPE, leaky ReRoPE: the distances of the sheet, tables against tiles,
 limits, errors.
 """
 
@@ -9,16 +9,7 @@ import pytest
 import posenc_jax as pj
 from posenc_jax.methods.self_extend import self_extend_capacity, self_extend_distance
 from tests.golden_files import golden, golden_suite
-from tests.methods.by_distance import (
-    ROTARY,
-    WIDTH,
-    check_decoding,
-    check_tiles,
-    qkv,
-    rotary_logits,
-    run,
-    softmax,
-)
+from tests.methods.by_distance import ROTARY, WIDTH, defined, qkv, rotary_logits, run, softmax
 
 GOLDEN = golden('self_extend')['values']
 FORMS = {
@@ -59,7 +50,9 @@ test_golden = golden_suite('self_extend') | {
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
 @pytest.mark.full
 def test_tiles_equal_the_table_of_distances(form):
-    check_tiles(encoding(**form), distances(19, **form), None, (5, 3))
+    arrays, tok = qkv(19), pj.Tokens.of(length=19)
+    found = run(encoding(**form), tok, *arrays, block=(5, 3))
+    np.testing.assert_allclose(found, defined(*arrays, distances(19, **form)), atol=2e-6)
 
 
 def test_the_three_forms_of_one_formula():
@@ -73,12 +66,6 @@ def test_the_three_forms_of_one_formula():
     np.testing.assert_array_equal(endless, np.minimum(gap, 5))
     np.testing.assert_allclose(distances(19, group=1e6, local=5, floor=False), endless, atol=1e-4)
     np.testing.assert_allclose(distances(19, group=10**6, local=5), endless, atol=1e-4)
-
-
-@pytest.mark.parametrize('form', ['not dividing', 'leaky'])
-@pytest.mark.full
-def test_decoding_over_keys_cached_once(form):
-    check_decoding(encoding(**FORMS[form]), 14, (0, 3, 4, 5, 13))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from posenc_jax.methods.seqpe_encoder import (
 from posenc_jax.protocol.encoding import CAPABILITIES, DOORS, Encoding
 from tests.golden_files import golden, golden_suite
 from tests.methods.models import descend, moved, turned_off
+from tests.methods.pairs import draw
 
 GOLDEN = golden('seqpe')['values']
 USES = ('attn_scalar', 'attn_mul', 'attn_add', 'input_add')
@@ -170,10 +171,6 @@ def changed(encoding, **changes):
 
 
 # The four uses.
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 @pytest.mark.full

@@ -23,10 +23,9 @@ from posenc_jax.lab.runs.sizes import make_task
 from posenc_jax.lab.tasks.any_order import AnyOrder, fractal_order, shuffled_batch
 from posenc_jax.lab.tasks.copy import Reverse
 from posenc_jax.lab.tasks.sequences import real_tokens
-from posenc_jax.language.spec import build, parse
 from posenc_jax.methods.sigma_gpt import sigma_gpt_sinusoid
-from posenc_jax.protocol.errors import SpecError
 from tests.golden_files import golden, golden_suite
+from tests.lab.tasks.rows import make as task
 from tests.methods.models import descend, model_of, read, token_by_token, turned_off
 from tests.refusals import refused
 
@@ -61,10 +60,6 @@ def placed(order):
 
 def read_in_order(model, tokens, order):
     return read(model, tokens[:, : order.shape[1] - 1], placed(order))
-
-
-def task(spec):
-    return build(parse(spec, ('task',)).nodes[0], {})
 
 
 # The encoding.
@@ -222,27 +217,6 @@ def test_evaluation_is_left_to_right_unless_asked():
     assert 'positions' not in plain and 'positions' in own
     batch = task('any_order(language())').dataset(length=8, batch_size=2, seed=0)[0]
     assert batch['positions'].shape == (2, 8, 2) and batch['loss_mask'].all()
-
-
-PLAIN_IDS = "positions itself, but the task has ids='plain'"
-WRONG_TASKS = {  # task -> what the message says
-    'any_order(reverse(ids="plain"))': PLAIN_IDS,
-    'any_order(random_spaces(addition(ids="plain")))': PLAIN_IDS,
-    'any_order(any_order(reverse()))': (
-        'positions itself, but AnyOrder supplies them too; use a task without'
-    ),
-    'any_order(segmented_text(source_len=64, segment_len=4))': 'SegmentedText supplies them',
-    'any_order(cream_text(factor=2))': 'CreamText supplies them',
-    'any_order(language(packing="documents"))': "packing='documents'",
-    'any_order(reverse(), curriculum=-1)': 'at least 0, got -1',
-    'any_order(reverse(), order="backwards")': 'is not one of',
-}
-
-
-@pytest.mark.parametrize('spec', WRONG_TASKS)
-def test_wrong_tasks(spec):
-    with pytest.raises(SpecError, match=WRONG_TASKS[spec]):
-        task(spec)
 
 
 def test_a_batch_is_shuffled_by_its_priorities():

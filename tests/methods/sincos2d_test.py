@@ -12,17 +12,13 @@ from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.methods.sincos2d import sincos2d_detr, sincos2d_table
 from tests.golden_files import golden_suite
 from tests.methods.models import model_of
+from tests.methods.pairs import grid
 from tests.refusals import refused
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def table(part, tok, width):
     return part.table(tok, width)
-
-
-def grid(rows, columns):
-    cells = np.stack(np.divmod(np.arange(rows * columns), columns), axis=-1)
-    return np.concatenate([[[-1, -1]], cells])[None]
 
 
 def detr(case):

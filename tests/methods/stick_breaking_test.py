@@ -67,14 +67,6 @@ def test_the_first_token_of_a_document_has_its_own_value():
     assert not run(dropped, *INPUTS, tok)[:, [0, 4]].any()
 
 
-def test_the_order_matters_without_positions():
-    swap = jnp.asarray([1, 0, *range(2, L)])
-    q, k, v, x = INPUTS
-    tok = pj.Tokens.of(length=L)
-    out = run(build(), *INPUTS, tok)[:, -1]
-    assert float(jnp.abs(run(build(), q, k[:, swap], v[:, swap], x, tok)[:, -1] - out).max()) > 1e-3
-
-
 def test_rejected_keys_leave_everything_to_the_token_itself():
     q, k, v, x = INPUTS
     out = run(build(), 0 * q - 40.0, 0 * k + 40.0, v, x, pj.Tokens.of(length=L))

@@ -12,6 +12,7 @@ import posenc_jax as pj
 from posenc_jax.methods import swin_table as module
 from tests.golden_files import golden, golden_suite
 from tests.methods.pairs import attend, draw, grid, qkv
+from tests.methods.resizing import resized
 from tests.refusals import refused
 from tests.small_models import small_model
 
@@ -131,26 +132,6 @@ def test_pairs_with_a_token_beside_the_grid_get_nothing():
     np.testing.assert_array_equal(masked, expected)
 
 
-def resized_by_definition(image, size):
-    """The cubic kernel with a = -0.75 at every distance between new and old pixels, float64."""
-
-    def kernel(x):
-        x, a = abs(x), -0.75
-        near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
-        return near if x <= 1 else far if x < 2 else 0.0
-
-    def along(old, new):
-        matrix = np.zeros((new, old))
-        for i in range(new):
-            for cell in range(-3, old + 3):
-                weight = kernel((i + 0.5) * old / new - 0.5 - cell)
-                matrix[i, min(max(cell, 0), old - 1)] += weight
-        return matrix
-
-    rows, columns = (along(*pair) for pair in zip(image.shape, size))
-    return np.einsum('ir,rcn,jc->ijn', rows, np.float64(image), columns)
-
-
 # Made smaller along one side, and enlarged: nothing is filtered.
 @pytest.mark.full_but_one
 @pytest.mark.parametrize('size', [(2, 7), (6, 5)])
@@ -158,7 +139,7 @@ def test_the_table_is_resized_as_a_picture(size):
     part, larger = make(), make(f'3, 4, size={size}')
     image = np.asarray(part.offsets[...]).reshape(5, 7, N)
     new = tuple(2 * side - 1 for side in size)
-    expected = resized_by_definition(image, new).reshape(-1, N)
+    expected = resized(image, new).reshape(-1, N)
     found = module.swin_table_resized(part.offsets[...], (3, 4), size)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     cells = jnp.asarray(grid(*size, 0))

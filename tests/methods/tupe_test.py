@@ -28,10 +28,10 @@ def logits(encoding, q, k, tok=None):
     return pair_logits(encoding, q.swapaxes(1, 2), k.swapaxes(1, 2), tq, tk)[0]
 
 
-def bias(encoding, length=L):
+def bias(encoding):
     """B of one text, [N, T, S]."""
-    zero = jnp.zeros((1, length, N, H))
-    return np.asarray(logits(encoding, zero, zero[:, :, :K])[0])
+    zero = jnp.zeros((1, L, N, H))
+    return logits(encoding, zero, zero[:, :, :K])[0]
 
 
 def bucket(case):
@@ -157,14 +157,9 @@ def test_a_table_of_zeros_leaves_the_product_of_the_biases():
 
 def test_both_rows_of_the_first_token_are_trained():
     encoding = make()
-    slope = jax.grad(lambda e: (bias_of(e) * draw(3, N, L, L)).sum())(encoding).table[...]
+    slope = jax.grad(lambda e: (bias(e) * draw(3, N, L, L)).sum())(encoding).table[...]
     used = np.abs(np.asarray(slope)).max(1) > 1e-4
     assert used.tolist() == [True] * (L + 1) + [False] * (10 - L - 1)
-
-
-def bias_of(encoding):
-    zero = jnp.zeros((1, L, N, H))
-    return logits(encoding, zero, zero[:, :, :K])[0]
 
 
 def at(positions):

@@ -14,7 +14,9 @@ import posenc_jax as pj
 from posenc_jax.lab.tasks.translation import Translation
 from posenc_jax.methods.xlpe import alignment_keys, ranks, xlpe_btg_order, xlpe_order
 from tests.golden_files import golden, golden_suite
+from tests.lab.tasks.bracketing import reachable
 from tests.methods.models import model_of
+from tests.methods.pairs import draw
 
 GOLDEN = golden('xlpe')['values']
 D, HEADS, L = 8, 4, 6
@@ -29,10 +31,6 @@ def placed(pi=PI, valid=None):
 
 def layer(spec, **more):
     return pj.Attention(spec, width=D, heads=HEADS, causal=False, rngs=nnx.Rngs(0), **more)
-
-
-def draw(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def sinusoid(positions, width=D):
@@ -71,19 +69,6 @@ def test_pi_is_the_place_of_a_word_and_not_the_list_of_words():
     assert ranks(keys).tolist() == xlpe_btg_order(keys)[0].tolist() == [2, 0, 1]
 
 
-def reached(permutation):
-    """Whether the permutation is separable, by its definition: a cut into two parts whose values
-    all lie on one side of each other, and so on in both parts.
-    """
-    if len(permutation) < 2:
-        return True
-    return any(
-        (max(left) < min(right) or min(left) > max(right)) and reached(left) and reached(right)
-        for cut in range(1, len(permutation))
-        for left, right in [(permutation[:cut], permutation[cut:])]
-    )
-
-
 @pytest.mark.parametrize(
     'size', [*range(1, 6), *(pytest.param(size, marks=pytest.mark.full) for size in (6, 7))]
 )
@@ -91,8 +76,8 @@ def test_how_many_orders_a_bracketing_grammar_reaches(size):
     count = 0
     for permutation in itertools.permutations(range(size)):
         places, cost = xlpe_btg_order(permutation)
-        assert (cost == 0) == (places.tolist() == list(permutation)) == reached(permutation)
-        assert reached(places.tolist())
+        assert (cost == 0) == (places.tolist() == list(permutation)) == reachable(permutation)
+        assert reachable(places.tolist())
         count += cost == 0
     assert count == GOLDEN['reached'][size - 1]
 
@@ -109,7 +94,7 @@ def test_the_nearest_order_is_one_pair_away(permutation):
 
 def test_the_cost_is_the_smallest_number_of_pairs_out_of_order():
     rng = np.random.default_rng(0)
-    targets = [p for p in itertools.permutations(range(5)) if reached(p)]
+    targets = [p for p in itertools.permutations(range(5)) if reachable(p)]
     for _ in range(10):
         keys = rng.integers(0, 4, 5)  # some are equal
         pairs = list(itertools.combinations(range(5), 2))

@@ -76,19 +76,6 @@ def test_scan_and_chunks_are_the_dual_form(chunk):
 
 
 @pytest.mark.full
-def test_the_gradients_of_chunks_are_those_of_the_scan():
-    *inputs, starts, state = random_inputs()
-
-    def gradient(run):
-        loss = lambda *a: (run(*a[:4], starts, a[4])[0] * draw(6, B, T, H, P)).sum()
-        return jax.jit(jax.grad(loss, range(5)))(*inputs, state)
-
-    chunks = lambda *a: ssd_chunks(*a, chunk=8)
-    for ours, theirs in zip(gradient(chunks), gradient(ssd_scan), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
-
-
-@pytest.mark.full
 def test_steep_decay_keeps_its_precision_and_its_gradients():
     """Two tokens that decay slowly, behind others of steep decay, keep the digits of the decay
     between them, which the difference of two plain sums of 1e5 would lose.

@@ -1,7 +1,5 @@
 """Synthetic translation: the rule of the order, alignments, the batches of an encoder-decoder."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from posenc_jax.lab.tasks.translation import (
     alignment,
     target_order,
 )
+from tests.lab.tasks.bracketing import reachable
 
 
 def reordered(words):
@@ -29,26 +28,6 @@ def reordered(words):
         return unit + reordered(rest)
     comma = next((i for i, word in enumerate(rest) if word[0] == ','), len(rest))
     return reordered(rest[:comma]) + unit + reordered(rest[comma:])
-
-
-def reachable(permutation):
-    """Whether an inversion transduction grammar reaches a permutation: blocks of neighbours that
-    hold neighbouring numbers are joined until one is left.
-    """
-    blocks = []
-    for number in permutation:
-        blocks.append((number, number))
-        while len(blocks) > 1:
-            (a, b), (c, d) = blocks[-2:]
-            if b + 1 != c and d + 1 != a:
-                break
-            blocks[-2:] = [(min(a, c), max(b, d))]
-    return len(blocks) == 1
-
-
-def test_reachable_permutations_are_as_many_as_known():
-    counts = [sum(map(reachable, itertools.permutations(range(n)))) for n in range(1, 7)]
-    assert counts == [1, 2, 6, 22, 90, 394]
 
 
 @pytest.mark.parametrize('length', [1, 7, (1, 24)])
