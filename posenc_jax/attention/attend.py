@@ -196,9 +196,10 @@ def _planned(
     batch, queries, heads, width = q.shape
     shape, keys = (batch, queries // parts, heads, width), k.shape[s_axis] // parts
     forced, on_hopper = implementation in kernel_sizes.KERNELS, implementation == 'hopper'
+    named = dict(queries=q, keys=k, values=v)
+    target = kernel_sizes.target(implementation, **named) if forced else None
     if on_hopper:
         _check_hopper(encoding, q, k, v, tq, tk, s_axis)
-    target = kernel_sizes.target(queries=q, keys=k, values=v) if forced else None
     widths = width, v.shape[-1]
     if forced and block is None:
         block = kernel_sizes.listed_tile(encoding, max(widths), q.dtype.name)
@@ -226,10 +227,7 @@ def _planned(
 
 
 def _check_hopper(encoding, q, k, v, tq, tk, s_axis: int) -> None:
-    """Refuses platforms and classes of encodings that the kernel for Hopper does not have."""
-    if (platform := targets.platform()) not in ('cuda', 'shapes', *targets.INTERPRETED):
-        reason = f'runs on sm_90, and this is {platform}'
-        raise kernel_sizes.NoKernelError(reason, form='hopper')
+    """Refuses classes of encodings that the kernel for Hopper does not compute."""
     k, v = (a if s_axis == 1 else jnp.swapaxes(a, 1, 2) for a in (k, v))
     if (found := policy.class_of(encoding, q, k, v, tq, tk)) not in policy.SIMPLE:
         reason = f'is for the classes none and bias, and {encoding} is of the class {found}'

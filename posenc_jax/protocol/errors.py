@@ -36,7 +36,7 @@ def nearest(name: str, choices, page: str = 'docs/catalog.md') -> str:
         return 'did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     shown = choices[:_MOST_SHOWN]
     more = len(choices) - len(shown)
-    text = 'valid: ' + ', '.join(repr(c) for c in shown)
+    text = 'valid: ' + (', '.join(repr(c) for c in shown) or 'none')
     return text + (f' and {more} more ({page})' if more else '')
 
 

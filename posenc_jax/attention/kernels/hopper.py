@@ -70,8 +70,9 @@ def check(encoding, q, k, v) -> None:
     if q.shape[-1] not in (64, 128) or v.shape[-1] != q.shape[-1]:
         found = f'{q.shape[-1]} and {v.shape[-1]}'
         raise refuse(f'needs heads and values of one width, 64 or 128, got {found}')
+    asked = q.shape[-1], q.dtype.name, compiled.HOPPER, (QUERIES, KEYS)
     for name in () if interpreted else compiled.names(encoding):
-        if why := compiled.refusal(name, q.shape[-1], q.dtype.name, compiled.HOPPER):
+        if why := compiled.refusal(name, *asked):
             raise refuse(why)
 
 

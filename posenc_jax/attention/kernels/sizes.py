@@ -37,10 +37,11 @@ class NoKernelError(ValueError):
         super().__init__(f'{what} {reason}; {instead and f"{instead}, or "}{_USE_BLOCKED}')
 
 
-def target(**arrays: Any) -> str:
+def target(form: str = 'kernel', **arrays: Any) -> str:
     """What kernels are made for.
 
     Args:
+      form: of `attend`, whose kernel it is.
       **arrays: what they read, by the names that a message has for them.
 
     Raises:
@@ -50,7 +51,7 @@ def target(**arrays: Any) -> str:
     if platform == 'shapes':
         return 'interpreter'  # the shapes are the same everywhere
     if platform not in (*targets.INTERPRETED, 'cuda', 'tpu'):
-        raise NoKernelError(f'does not run on {platform}')
+        raise NoKernelError(f'does not run on {platform}', form=form)
     for name, a in arrays.items() if platform == 'tpu' else ():
         if (found := a.dtype.name) not in TPU_DTYPES:
             raise NoKernelError(
