@@ -117,12 +117,21 @@ def page(classes: dict[str, str]) -> list[str]:
                 ends = [f'{line.over_splash() or math.nan:.2f}x', f'{goal}x']
                 cells = [compiled.cell(getattr(line, name)) for name in columns]
                 found += [_row(line, classes, [*cells, *ends])]
-        found += ['']
+        found += ['', *_all_over_splash(lines, target)]
     for target in ('sm_90', 'sm_90a', 'sm_80', 'v5e', 'v5p'):
         ours = [line for line in lines if line.target == target and line.refusal()]
         ours = [f'`{line.encoding}` H{line.width} ({_cause(line)})' for line in ours]
         found += [f'Refused on {target}: {", ".join(ours) or "nothing"}.', '']
     return found
+
+
+def _all_over_splash(lines, target: str, width: int = 128) -> list[str]:
+    """A line with the bundles of every encoding over those of splash attention."""
+    own = [line for line in lines if (line.target, line.width) == (target, width)]
+    times = {line.encoding: t for line in own if (t := line.over_splash())}
+    times.pop(compiled.SPLASH)
+    cells = [f'`{key}` {times[key]:.2f}x' for key in sorted(times, key=times.__getitem__)]
+    return [f'Over splash attention on {target}, heads of width {width}: {", ".join(cells)}.', '']
 
 
 def _cause(line: Compiled) -> str:

@@ -202,7 +202,7 @@ def _planned(
         _check_hopper(encoding, q, k, v, tq, tk, s_axis)
     widths = width, v.shape[-1]
     if forced and block is None:
-        block = kernel_sizes.listed_tile(encoding, max(widths), q.dtype.name)
+        block = kernel_sizes.best_tile(encoding, max(widths), q.dtype.name)
     sizes = tile_sizes(encoding, shape, keys, block, implementation, target, widths)
     if forced:
         tile = sizes[0], sizes[1]

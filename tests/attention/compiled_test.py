@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType
 import posenc_jax as pj
 from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels.compiled import Compiled
-from posenc_jax.attention.kernels.sizes import NoKernelError, listed_tile
+from posenc_jax.attention.kernels.sizes import NoKernelError, best_tile
 from posenc_jax.base import targets
 from posenc_jax.protocol.registry import entries
 
@@ -86,6 +86,11 @@ def test_a_kernel_of_a_tpu_is_compared_with_splash_attention(table):
     assert WIDE.over_splash() == 2.5 and WIDE.refusal() is None
     assert re.search('2.5 times the bundles of splash .* urpe .* on v5e, more than', SLOW.refusal())
     assert SLOW.refusal(slow=False) is None
+    for width, refused in ((32, True), (64, True), (128, True)):  # narrower heads are as slow
+        asked = 'urpe', width, 'bfloat16', 'v5e', (256, 256)
+        compiled.write([SLOW])
+        assert (compiled.refusal(*asked) is not None) == refused
+        assert compiled.refusal(*asked, slow=False) is None
     assert dataclasses.replace(SLOW, width=128).over_splash() is None
 
 
@@ -95,8 +100,10 @@ def test_a_tile_asks_lines_of_tiles_that_are_no_larger(table):
     assert refusal((64, 32)) is None and refusal((32, 128)) is None
 
 
-def attention(spec, implementation, block=None, target='cuda', device='sm_90', length=64):
-    """The program of attention of heads of width 64 in bfloat16, as a traced program."""
+def attention(
+    spec, implementation, block=None, target='cuda', device='sm_90', length=64, dtype=jnp.bfloat16
+):
+    """The program of attention of heads of width 64, as a traced program."""
     sizes = dict(heads=2, head_dim=64, model_dim=128, train_len=64)
     encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
     tok = pj.Tokens.of(length=length)
@@ -106,7 +113,7 @@ def attention(spec, implementation, block=None, target='cuda', device='sm_90', l
         return pj.attend(encoding, q, q, q, tok, tok, **how)
 
     with targets.made_for(target, device):
-        return jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, length, 2, 64), jnp.bfloat16))
+        return jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, length, 2, 64), dtype))
 
 
 def has_kernel(program) -> bool:
@@ -142,7 +149,7 @@ def test_fused_asks_the_line_of_the_device(table, target, device, why):
 
 
 def test_the_tile_of_a_tpu_is_that_of_the_table(table):
-    tile = lambda spec, *of: listed_tile(pj.make(spec, causal=True, heads=2, rngs=nnx.Rngs(0)), *of)
+    tile = lambda spec, *of: best_tile(pj.make(spec, causal=True, heads=2, rngs=nnx.Rngs(0)), *of)
     line = lambda *key, **numbers: Compiled(*key, 'bfloat16', 'v5e', **numbers)
     compiled.write([
         line('nope', 64, tile='512x512'), line('alibi', 128, tile='256x512'),
@@ -175,6 +182,21 @@ def test_the_tile_of_a_tpu_is_that_of_the_table(table):
 def test_attention_has_the_tile_of_the_table(table, target, device, tile, block, steps):
     compiled.write([Compiled('alibi', 64, 'bfloat16', device, tile=tile)])
     program = str(attention('alibi()', 'kernel', block, target, device, length=1024))
+    assert re.search(rf'\(1, 2, {steps}[,)]', program[program.index('grid=') :])
+
+
+@pytest.mark.parametrize(
+    'device, dtype, precision, steps',
+    [
+        ('sm_90', jnp.float32, 'highest', 32),  # tiles of 32 x 32
+        ('sm_75', jnp.float32, None, 32),  # which has no TF32
+        ('sm_90', jnp.float32, None, 16),
+        ('sm_90', jnp.bfloat16, 'highest', 16),
+    ],
+)
+def test_products_in_full_float32_have_smaller_tiles(table, device, dtype, precision, steps):
+    with jax.default_matmul_precision(precision):
+        program = str(attention('nope()', 'kernel', None, 'cuda', device, 1024, dtype))
     assert re.search(rf'\(1, 2, {steps}[,)]', program[program.index('grid=') :])
 
 

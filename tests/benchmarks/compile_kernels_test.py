@@ -15,6 +15,7 @@ import pytest
 from benchmarks import compile_kernels
 from benchmarks.compilers import children, reports
 from benchmarks.compilers.recorded import CHECKED, model, page, worse
+from posenc_jax.attention.kernels import compiled
 from posenc_jax.attention.kernels.compiled import Compiled
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -172,7 +172,7 @@ def names(encoding) -> list[str]:
     return [name_of(part) for part in parts_of(encoding) if changes(part)] or ['nope']
 
 
-def line_for(encoding_key: str, width: int, dtype: str, target: str) -> Compiled | None:
+def line_for(encoding_key: str, width: int, dtype: str, target: str | None) -> Compiled | None:
     """The line that answers for heads of this width: that of the narrowest heads that are no
     narrower; None if there is none.
 
@@ -206,7 +206,7 @@ def refusal(
     Args:
       encoding_key: the registry key.
       head_dim: the width of a head. What a narrower head has no room for, a wider one has none for
-        either.
+        either. On a TPU a line of wider heads also says how slow narrower ones are.
       dtype: the name of the dtype of the queries. float16 has the size of bfloat16.
       target: as in `Compiled`; None for an unknown device.
       tile: queries and keys. What a smaller tile has no room for, a larger one has none for either.
@@ -219,6 +219,8 @@ def refusal(
         and line.width <= head_dim
         and all(own >= listed for own, listed in zip(tile, line.sides))
     ]  # fmt: skip
+    wider = target and line_for(encoding_key, head_dim, dtype, target)
+    known += [wider] if slow and wider and wider.bundles else []
     found = [
         why for line in sorted(known, key=lambda line: line.width) if (why := line.refusal(slow))
     ]

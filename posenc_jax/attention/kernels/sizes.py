@@ -4,6 +4,7 @@ from typing import Any
 
 from posenc_jax.attention.kernels.padding import powers
 from posenc_jax.base import targets
+from posenc_jax.base.derivatives import precision
 from posenc_jax.protocol.composite import name_of, parts_of
 
 KERNELS = 'kernel', 'hopper'  # the implementations of `attend` that are kernels or an error
@@ -17,6 +18,9 @@ TPU_SIDES = 256, 512
 # The same of a GPU: the usual tile, and two with which kernels run fewer instructions for a pair
 # where registers and shared memory are enough.
 GPU_TILES = (64, 64), (128, 64), (128, 128)
+# The same for products in full float32, which have no tensor cores and need more registers: for
+# heads of up to 64, and for wider ones.
+FULL_TILES = (32, 32), (32, 16)
 
 
 class NoKernelError(ValueError):
@@ -84,16 +88,20 @@ def check_compiled(encoding, width: int, dtype: str, tile: tuple[int, int], fuse
             raise NoKernelError(why, 'give a smaller block (--config.model.block)')
 
 
-def listed_tile(encoding, width: int, dtype: str) -> tuple[int, int] | None:
-    """Queries and keys per tile that the compiler of the device was asked about, by `compiled.csv`;
-    None where that has no line. A line answers for narrower heads, but not for several parts that
-    make logits, since each part needs room of its own.
+def best_tile(encoding, width: int, dtype: str) -> tuple[int, int] | None:
+    """Queries and keys per tile with which the compiler of the device makes the fastest kernel, by
+    `compiled.csv`; None where that has no line. A line answers for narrower heads, but not for
+    several parts that make logits, since each part needs room of its own. On a GPU, products in
+    full float32 have a tile of their own, whatever the encoding.
 
     Args:
       encoding: of the attention.
       width: of a head or of its values, whichever is wider.
       dtype: of the queries.
     """
+    full = dtype == 'float32' and targets.float32_products(precision()) is None
+    if full and targets.platform() == 'cuda':
+        return FULL_TILES[width > 64]
     if (device := targets.device()) is None:
         return None
     from posenc_jax.attention.kernels import compiled
