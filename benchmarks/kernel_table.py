@@ -85,6 +85,7 @@ def attention(
     implementation: str = 'kernel',
     device: str | None = None,
     precision: str | None = None,
+    packed: bool = False,
 ):
     """A function that computes attention by kernels for a platform, and its arguments.
 
@@ -98,6 +99,7 @@ def attention(
       implementation: as for `attend`, a kernel.
       device: as for `targets.made_for`.
       precision: of products of float32, as for `jax.default_matmul_precision`.
+      packed: each row has two documents and padding, and the encoding has the mask of documents.
     """
     if key == 'longrope':  # it has one factor for each plane, and the example has four planes
         more = lambda found: f'({", ".join([found[1]] * (width // 8))})'
@@ -106,6 +108,8 @@ def attention(
         spec = spec.replace('(4.0, 5.0)', f'(4.0, {"5.0, " * (width // 2 - 3)})')
     sizes = SIZES | dict(head_dim=width, train_len=length, model_dim=model, kv_heads=kv_heads)
     encoding = pj.make(spec, causal=True, rngs=nnx.Rngs(0), **sizes)
+    if packed:
+        encoding = pj.chain(encoding, pj.make('document()'))
     if key in contract_test.PLACED:
         encoding = pj.chain(contract_test.PLACED[key](), encoding)
     graphdef, params, constants = nnx.split(encoding, nnx.Param, ...)
@@ -115,7 +119,11 @@ def attention(
 
     def run(params, constants, weights, x):
         encoding = nnx.merge(graphdef, params, constants)
-        projected = project(encoding, weights, x, pj.Tokens.of(length=length))
+        tok = pj.Tokens.of(length=length)
+        if packed:
+            at = np.broadcast_to(np.arange(length), (rows, length))
+            tok = pj.Tokens.of(segment=at * 2 // length, valid=at < length - 8)
+        projected = project(encoding, weights, x, tok)
         with made_for(platform, device), jax.default_matmul_precision(precision):
             how: dict = dict(implementation=implementation, block=block, applied=pj.TOKEN_STAGE)
             return pj.attend(encoding, *projected, **how).astype(jnp.float32).sum()
