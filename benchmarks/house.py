@@ -7,7 +7,7 @@ the functions of the package between a call and the bias of a tile, what an enco
 state, what `import posenc_jax` loads, and what a training of two steps with its evaluation repeats.
 A file of a method is one that registers something that is no task. Its code is what is neither
 import, Card, docstring, comment nor blank line. Every figure is computed from the files of the
-working directory, so this program measures another commit too, if it is called from there.
+working directory. docs/testing.md compares the figures with those before the redesign.
 """
 
 import ast
