@@ -9,7 +9,7 @@ encoding is compiled in a process of its own, because compilers end their proces
     pip install --no-deps --target compilers -r requirements/compilers.txt
     export PYTHONPATH=.:compilers
     python benchmarks/compile_kernels.py --targets sm_90 --specs 'nope()' 'rope() | alibi()'
-    python benchmarks/compile_kernels.py --targets v5e --units --block 256 512
+    python benchmarks/compile_kernels.py --targets v5e --units --keys splash nope alibi
     python benchmarks/compile_kernels.py --targets sm_90a  # the kernel for Hopper, forward alone
     python benchmarks/compile_kernels.py --steps  # train steps for a GPU and four TPUs: memory
     python benchmarks/compile_kernels.py --keys --targets sm_80 v5p --widths 64 128 --write
@@ -225,9 +225,12 @@ def check(seconds: int, processes: int) -> None:
         bad += bool(found)
         print(f'{line.key}: {"; ".join(found) or "as recorded"}')
     spec, target, how = CHECKED_STEP
-    found = children.call(steps.memory, spec, target, how, seconds=4 * seconds)
-    lacks = found['kernels'] < len(PASSES) - 1
-    print(f'a train step of {spec}, {target}: {found["kernels"]} kernels{", lacks some" * lacks}')
+    try:
+        many = children.call(steps.memory, spec, target, how, seconds=4 * seconds)['kernels']
+    except (children.Refused, children.NotLowered) as error:
+        sys.exit(f'a train step of {spec}, {target}: {error}')
+    lacks = many < len(PASSES) - 1
+    print(f'a train step of {spec}, {target}: {many} kernels{", lacks some" * lacks}')
     sys.exit(bad > 0 or lacks)
 
 

@@ -1,6 +1,7 @@
 """Writes the file that `posenc_jax/attention/decisions.py` reads."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -29,7 +30,8 @@ def write(place: pathlib.Path, kind: str, measured: str, made: list[Decision]) -
     try:
         devices = decisions.read(place) if place.exists() else {}
     except ValueError as error:
-        kept = place.with_name(f'{place.name}.bak')
+        names = (place.with_name(f'{place.name}.bak{n or ""}') for n in itertools.count())
+        kept = next(name for name in names if not name.exists())
         place.replace(kept)
         said = f'{str(error).partition("; write it anew")[0]}, so it lies at {kept} now.'
     of = lambda one: (one.encodings, one.width, one.dtype)

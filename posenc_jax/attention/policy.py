@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from posenc_jax.attention.kernels import sizes as kernel_sizes
 from posenc_jax.attention.tile_sizes import Implementation, fits_one_tile
 from posenc_jax.base import targets
 from posenc_jax.base.meshes import compiler_cuts, varying_axes
@@ -145,6 +146,8 @@ def _unlisted(encoding, width: int, dtype: str, device: str | None) -> str | Non
     """
     from posenc_jax.attention.kernels import compiled  # which reads a file
 
+    if kernel_sizes.in_full_float32(dtype):
+        return f'products in full {dtype}'
     line = lambda name: compiled.line_for(name, width, dtype, device)
     missing = next((name for name in compiled.names(encoding) if line(name) is None), None)
     return missing and f'{missing} with heads of width {width} in {dtype}'

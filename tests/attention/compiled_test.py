@@ -92,6 +92,9 @@ def test_a_kernel_of_a_tpu_is_compared_with_splash_attention(table):
         assert (compiled.refusal(*asked) is not None) == refused
         assert compiled.refusal(*asked, slow=False) is None
     assert dataclasses.replace(SLOW, width=128).over_splash() is None
+    for dtype, target in (('float32', 'v5e'), ('bfloat16', 'v5p')):  # which have no line
+        asked = 'urpe', 64, dtype, target, (256, 256)
+        assert 'bundles' in compiled.refusal(*asked) and compiled.refusal(*asked, False) is None
 
 
 def test_a_tile_asks_lines_of_tiles_that_are_no_larger(table):
@@ -229,6 +232,7 @@ def test_the_table_has_lines_of_known_encodings():
     known, lines = {entry.key for entry in entries('encoding')}, compiled.table().values()
     assert {line.encoding for line in lines} <= known | {compiled.SPLASH}
     for line in lines:
+        assert all(side >= 16 for side in line.sides)
         assert line.width in (64, 128) and line.dtype in ('float32', 'bfloat16')
         numbers = line.shared or line.bundles
         assert line.refused or len(numbers) in (1, 3, 4)  # 1 where gradients are those of blocks

@@ -164,6 +164,13 @@ def test_what_it_does_not_compute_is_one_line(case):
     assert '\n' not in str(error.value) and "'blocked'" in str(error.value)
 
 
+def test_a_tpu_is_named():
+    q = jax.ShapeDtypeStruct((1, 256, HEADS, WIDTH), jnp.float16)
+    run = lambda q: attention(made('alibi()'), q, q, q, pj.Tokens.of(length=256), 'hopper')
+    with made_for('tpu', 'v5e'), pytest.raises(NoKernelError, match="'hopper' does not run on tpu"):
+        jax.eval_shape(run, q)
+
+
 def test_another_platform_is_named():
     q, k, v = drawn(1, 256, HEADS, WIDTH)
     with pytest.raises(NoKernelError, match="'hopper' does not run on cpu"):

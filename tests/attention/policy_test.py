@@ -100,6 +100,8 @@ def test_a_kernel_that_no_compiler_was_asked_about_is_not_the_default(monkeypatc
     encoding = pj.make('rope() | alibi()', heads=2, head_dim=WIDTH, causal=True)
     given = (encoding, WIDTH, 'float16', 'sm_90')
     assert UNLISTED(*given) is None
+    with made_for('cuda', 'sm_90'), jax.default_matmul_precision('highest'):
+        assert UNLISTED(encoding, WIDTH, 'float32', 'sm_90') == 'products in full float32'
     for n, other in enumerate([pj.make('kerple()', heads=2), 2 * WIDTH, 'float32', 'sm_80']):
         changed = [*given[:n], other, *given[n + 1 :]]
         name = 'alibi' if n else 'kerple'

@@ -19,6 +19,8 @@ HOPPER = 'sm_90a'  # the kernel for Hopper, which that architecture alone has
 SHARED = {'sm_80': 163, 'sm_90': 227, HOPPER: 227}
 # Bytes of each thread that the kernels of the forward and of the backward pass may spill.
 _MOST_SPILLS = 1024, 8192, 8192
+# The names of TPUs; the lines of the first one say how slow kernels are on the others.
+TPUS = 'v5e', 'v4', 'v5p', 'v6e'
 # The lines of JAX's own kernel for TPUs, and how many times its bundles a kernel may have.
 SPLASH, MOST_BUNDLES = 'splash', 2.5
 # The kernels of an encoding, in the order of the numbers of a line. The last one is that of
@@ -206,7 +208,8 @@ def refusal(
     Args:
       encoding_key: the registry key.
       head_dim: the width of a head. What a narrower head has no room for, a wider one has none for
-        either. On a TPU a line of wider heads also says how slow narrower ones are.
+        either. On a TPU a line of wider heads also says how slow narrower ones are, and one of
+        bfloat16 or of a v5e how slow kernels of other dtypes and TPUs are.
       dtype: the name of the dtype of the queries. float16 has the size of bfloat16.
       target: as in `Compiled`; None for an unknown device.
       tile: queries and keys. What a smaller tile has no room for, a larger one has none for either.
@@ -219,8 +222,10 @@ def refusal(
         and line.width <= head_dim
         and all(own >= listed for own, listed in zip(tile, line.sides))
     ]  # fmt: skip
-    wider = target and line_for(encoding_key, head_dim, dtype, target)
-    known += [wider] if slow and wider and wider.bundles else []
+    if slow and target in TPUS:
+        like = (dtype, target), ('bfloat16', target), ('bfloat16', TPUS[0])
+        lines = (line_for(encoding_key, head_dim, *of) for of in like)
+        known += [line for line in lines if line and line.bundles][:1]
     found = [
         why for line in sorted(known, key=lambda line: line.width) if (why := line.refusal(slow))
     ]

@@ -54,7 +54,8 @@ def target(form: str = 'kernel', **arrays: Any) -> str:
     platform = targets.platform()
     if platform == 'shapes':
         return 'interpreter'  # the shapes are the same everywhere
-    if platform not in (*targets.INTERPRETED, 'cuda', 'tpu'):
+    known = (*targets.INTERPRETED, 'cuda', 'tpu')
+    if platform not in known or (form == 'hopper' and platform == 'tpu'):
         raise NoKernelError(f'does not run on {platform}', form=form)
     for name, a in arrays.items() if platform == 'tpu' else ():
         if (found := a.dtype.name) not in TPU_DTYPES:
@@ -88,6 +89,14 @@ def check_compiled(encoding, width: int, dtype: str, tile: tuple[int, int], fuse
             raise NoKernelError(why, 'give a smaller block (--config.model.block)')
 
 
+def in_full_float32(dtype: str) -> bool:
+    """Whether a GPU computes products of this dtype in float32, and not in TF32, with the precision
+    that is set.
+    """
+    full = dtype == 'float32' and targets.float32_products(precision()) is None
+    return full and targets.platform() == 'cuda'
+
+
 def best_tile(encoding, width: int, dtype: str) -> tuple[int, int] | None:
     """Queries and keys per tile with which the compiler of the device makes the fastest kernel, by
     `compiled.csv`; None where that has no line. A line answers for narrower heads, but not for
@@ -99,8 +108,7 @@ def best_tile(encoding, width: int, dtype: str) -> tuple[int, int] | None:
       width: of a head or of its values, whichever is wider.
       dtype: of the queries.
     """
-    full = dtype == 'float32' and targets.float32_products(precision()) is None
-    if full and targets.platform() == 'cuda':
+    if in_full_float32(dtype):
         return FULL_TILES[width > 64]
     if (device := targets.device()) is None:
         return None
