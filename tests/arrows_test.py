@@ -39,6 +39,7 @@ DYNAMIC = {
     '': 'the packages of the library',
     'protocol.lazy': 'the modules that `functional` and the packages of the library name',
     'protocol.index': 'the module that registers a key which somebody has asked for',
+    'moved': 'the packages that may have a name of an old package',
     'lab.files.imports': 'modules of a user',
     'testing.__main__': 'modules of a user',
     'lab.config.config_file': 'a config, which is a Python file of a user',
