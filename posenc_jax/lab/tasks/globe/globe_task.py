@@ -1,5 +1,5 @@
-"""What the tasks on the globe share: random places to train on, an even lattice to test on, and a
-map.
+"""The base class of tasks on the globe: random places to train on, an even lattice to test on, and
+a map.
 """
 
 import abc
