@@ -43,7 +43,7 @@ _RENAMED = {
         )
         for name in names.split()
     },
-    'analysis.field_plots': 'lab.analyse.field_reports',
+    'analysis.field_plots': 'lab.analyse.receptive_field_reports',
     'analysis.of_models': 'lab.analyse.protocol',
     'analysis.reading': 'lab.analyse.subjects',
     'core.around': 'lab.files.repository',
@@ -63,6 +63,7 @@ _RENAMED = {
     'core.places': 'attention.library.plain_masks',
     'decoding.duo_cache': 'lab.decoding.duo_attention.cache',
     'decoding.keep_ends': 'lab.decoding.constant_cache',
+    'decoding.pieces': 'lab.decoding.cached_contexts',
     'extension.parts': 'methods.extended_parts',
     'rotation.single': 'methods.single_rotary',
     'run.job': 'lab.runs.prepare',
@@ -82,6 +83,7 @@ _RENAMED = {
                 'copy.copy copy.reverse copy.selective_copy copy.transduction formal.bucket_sort',
             ),
             ('globe.land', 'globe.land_or_ocean'),
+            ('globe.sphere_points', 'globe.places'),
             ('images.blobs', 'images.quadrant'),
             ('images.image_task', 'images.stored_images'),
             ('language.selected', 'language.cream_text language.segmented_text'),
