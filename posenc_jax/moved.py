@@ -46,7 +46,7 @@ RENAMED = {
         )
         for name in names.split()
     },
-    'analysis.field_plots': 'lab.analyse.field_reports',
+    'analysis.field_plots': 'lab.analyse.receptive_field_reports',
     'analysis.of_models': 'lab.analyse.protocol',
     'analysis.reading': 'lab.analyse.subjects',
     'commands.console': 'console',
@@ -71,6 +71,7 @@ RENAMED = {
     'core.splash': 'attention.library.splash',
     'decoding.duo_cache': 'lab.decoding.duo_attention.cache',
     'decoding.keep_ends': 'lab.decoding.constant_cache',
+    'decoding.pieces': 'lab.decoding.cached_contexts',
     'extension.extended_spec': 'methods.extend',
     'extension.parts': 'methods.extended_parts',
     'mixers.pieces': ['mixers.piecewise_scan', 'mixers.head_projections'],
@@ -92,6 +93,7 @@ RENAMED = {
                 'copy.copy copy.reverse copy.selective_copy copy.transduction formal.bucket_sort',
             ),
             ('globe.land', 'globe.land_or_ocean'),
+            ('globe.sphere_points', 'globe.places'),
             ('images.blobs', 'images.quadrant'),
             ('images.image_task', 'images.stored_images'),
             ('language.selected', 'language.cream_text language.segmented_text'),
