@@ -1,5 +1,7 @@
 """Says where the modules of posenc_jax 0.2 are, to programs that import them by their old names."""
 
+import contextlib
+import importlib
 import importlib.machinery
 import pathlib
 import sys
@@ -33,7 +35,8 @@ _PACKAGES = {
     'tasks': ['lab.tasks'],
     'training': ['lab.train', 'lab.cluster'],
 }
-_RENAMED = {
+# Old module, or old name in a package -> the module that has it, or its new name.
+RENAMED = {
     **{
         f'coordinates.geo.geo_{name}': f'features.coordinates.geo.{file}'
         for file, names in (
@@ -43,12 +46,15 @@ _RENAMED = {
         )
         for name in names.split()
     },
-    'analysis.field_plots': 'lab.analyse.field_reports',
+    'analysis.field_plots': 'lab.analyse.receptive_field_reports',
     'analysis.of_models': 'lab.analyse.protocol',
     'analysis.reading': 'lab.analyse.subjects',
+    'commands.console': 'console',
     'core.around': 'lab.files.repository',
     'core.attention': 'attention.attend',
+    'core.attributes': 'protocol.lazy',
     'core.compose': 'language.make',
+    'core.cudnn': 'attention.library.cudnn',
     'core.kernel': 'attention.kernels.passes',
     'core.kernel_arrays': 'attention.kernels.arrays',
     'core.kernel_call': 'attention.kernels.call',
@@ -61,9 +67,14 @@ _RENAMED = {
     'core.numerics': 'base.phases',
     'core.parts': 'attention.split_cache',
     'core.places': 'attention.library.plain_masks',
+    'core.program': 'attention.kernels.program',
+    'core.splash': 'attention.library.splash',
     'decoding.duo_cache': 'lab.decoding.duo_attention.cache',
     'decoding.keep_ends': 'lab.decoding.constant_cache',
+    'decoding.pieces': 'lab.decoding.cached_contexts',
+    'extension.extended_spec': 'methods.extend',
     'extension.parts': 'methods.extended_parts',
+    'mixers.pieces': ['mixers.piecewise_scan', 'mixers.head_projections'],
     'rotation.single': 'methods.single_rotary',
     'run.job': 'lab.runs.prepare',
     'run.plan': 'lab.runs.run',
@@ -82,6 +93,7 @@ _RENAMED = {
                 'copy.copy copy.reverse copy.selective_copy copy.transduction formal.bucket_sort',
             ),
             ('globe.land', 'globe.land_or_ocean'),
+            ('globe.sphere_points', 'globe.places'),
             ('images.blobs', 'images.quadrant'),
             ('images.image_task', 'images.stored_images'),
             ('language.selected', 'language.cream_text language.segmented_text'),
@@ -90,6 +102,14 @@ _RENAMED = {
         )
         for old in olds.split()
     },
+    'tasks.formal.BucketSort': 'lab.tasks.copy',
+    # Functions whose samples a task draws now.
+    'tasks.globe.checkerboard_samples': 'lab.tasks.globe.Checkerboard',
+    'tasks.globe.land_samples': 'lab.tasks.globe.LandOrOcean',
+    'tasks.graphs.blind_pair_samples': 'lab.tasks.graphs.BlindPairs',
+    'training.extras': 'base.extras',
+    'training.field_sums': ['lab.runs.field_problem', 'lab.runs.problem'],
+    'version': '__version__',
 }
 
 FUNCTIONS = (  # those of posenc_jax.functional that are in posenc_jax.lab.functional
@@ -171,34 +191,58 @@ def place(name: str) -> str | None:
       >>> place('posenc_jax.run')
       'posenc_jax.lab.runs, posenc_jax.lab.config or posenc_jax.lab.files'
     """
-    package, _, old = name.partition('.')
-    if package != 'posenc_jax' or old.split('.')[0] not in _PACKAGES:
+    if not (places := _places(name)):
         return None
-    if old in _RENAMED:
-        return f'{package}.{_RENAMED[old]}'
-    if old in _PACKAGES:
-        *others, last = [f'{package}.{new}' for new in _PACKAGES[old]]
-        return f'{", ".join(others)} or {last}' if others else last
-    known = max((p for p in _PACKAGES if f'{old}.'.startswith(f'{p}.')), key=len)
-    for new in _PACKAGES[known]:
-        there = f'{new}{old.removeprefix(known)}'
-        path = pathlib.Path(__file__).parent.joinpath(*there.split('.'))
-        if path.with_suffix('.py').is_file() or (path / '__init__.py').is_file():
-            return f'{package}.{there}'
-    return None
+    *others, last = places
+    return f'{", ".join(others)} or {last}' if others else last
+
+
+def _places(name: str) -> list[str]:
+    """The modules and packages that have what an old name had."""
+    package, _, old = name.partition('.')
+    if package != 'posenc_jax':
+        return []
+    if there := RENAMED.get(old) or _PACKAGES.get(old):
+        return [f'{package}.{new}' for new in ([there] if isinstance(there, str) else there)]
+    known = max((p for p in _PACKAGES if old.startswith(f'{p}.')), key=len, default='')
+    for new in _PACKAGES.get(known, ()):
+        there = f'{package}.{new}{old.removeprefix(known)}'
+        if _path(there).with_suffix('.py').is_file() or _is_folder(there):
+            return [there]
+    return []
+
+
+def _path(name: str) -> pathlib.Path:
+    return pathlib.Path(__file__).parents[1].joinpath(*name.split('.'))
+
+
+def _is_folder(name: str) -> bool:
+    return (_path(name) / '__init__.py').is_file()
+
+
+def _place_of_attribute(package: str, name: str) -> str | None:
+    """Where a name of an old package is: in the package among its places that has it."""
+    if (there := place(f'{package}.{name}')) is not None:
+        return there
+    for new in _places(package):
+        with contextlib.suppress(ImportError):  # the library of an extra is not installed
+            if hasattr(importlib.import_module(new), name):
+                return new
+    return place(package)
 
 
 class Pointer:
-    """Finds the packages and modules of posenc_jax 0.2. Such a package can be imported, and is
-    empty. Importing one of its modules, or reading a name of it, raises an ImportError that says
-    where the module or the name is.
+    """Finds the packages and modules of posenc_jax 0.2. An old name whose place is a package can be
+    imported, and is empty, so that Python looks up its modules here too. Importing one of its
+    modules, or reading a name of it, raises an ImportError that says where the module or the name
+    is.
     """
 
     @staticmethod
     def find_spec(name, path=None, target=None):
         if (there := place(name)) is None:
             return None
-        if name.partition('.')[2] in _PACKAGES and not there.startswith('posenc_jax.lab.cli'):
+        if any(map(_is_folder, _places(name))):
             return importlib.machinery.ModuleSpec(name, Pointer, is_package=True)
         raise ModuleNotFoundError(f'{name} has moved to {there}', name=name)
 
@@ -211,7 +255,7 @@ class Pointer:
         def missing(name: str):
             if name.startswith('__'):
                 raise AttributeError(name)
-            there = place(f'{module.__name__}.{name}') or place(module.__name__)
+            there = _place_of_attribute(module.__name__, name)
             raise ImportError(f'{module.__name__}.{name} has moved to {there}')
 
         module.__getattr__ = missing  # pyright: ignore[reportAttributeAccessIssue]

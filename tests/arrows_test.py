@@ -7,6 +7,7 @@ import ast
 import graphlib
 import importlib
 import pathlib
+import re
 
 import pytest
 
@@ -39,6 +40,7 @@ DYNAMIC = {
     '': 'the packages of the library',
     'protocol.lazy': 'the modules that `functional` and the packages of the library name',
     'protocol.index': 'the module that registers a key which somebody has asked for',
+    'moved': 'the packages that may have a name of an old package',
     'lab.files.imports': 'modules of a user',
     'testing.__main__': 'modules of a user',
     'lab.config.config_file': 'a config, which is a Python file of a user',
@@ -47,6 +49,23 @@ DYNAMIC = {
     'console': 'the program of a command, which is in lab',
     'lab.pretrained.chat': 'starts `chat_process.py`, which imports jinja2',
     'lab.tasks.language.embedded': 'a text of the standard library',
+}
+# The same for the programs around the package.
+DYNAMIC_AROUND = {
+    'benchmarks/full_disk.py': 'train.py in a process of its own, whose disk is full',
+    'benchmarks/fuzz/harness.py': 'the targets of benchmarks/fuzz, and one elsewhere by its name',
+    'benchmarks/fuzz/runs.py': 'a module of a user in the folder of a try',
+    'benchmarks/house.py': 'modules of the package, which have other names at another commit',
+    'benchmarks/kill_resume.py': 'train.py in processes that are killed',
+    'benchmarks/mutations/__main__.py': 'pytest',
+    'benchmarks/mutations/in_one_process.py': 'the module of the package that a job changes',
+    'benchmarks/pretrained.py': 'a program that loads a model in a process of its own',
+    'benchmarks/short_runs.py': 'the package where it is not installed, and itself',
+    'benchmarks/space.py': 'the config that somebody names',
+    'evidence/claims/ledger.py': 'the experiments and sweeps of claims',
+    'evidence/experiments/__main__.py': 'the experiment that somebody names',
+    'evidence/experiments/runs.py': 'the experiment that somebody names',
+    'website/hooks.py': 'the package where it is not installed',
 }
 MODULES = sorted(PACKAGE.rglob('*.py'))
 LINES = 400
@@ -92,21 +111,34 @@ def folders_of(path: pathlib.Path) -> set[str]:
     return set(map(folder_of, own)) - {folder_of(name_of(path))}
 
 
+# The names by which a program imports or starts modules that its imports do not show.
+HIDDEN = {
+    *('importlib.import_module', '__import__', 'sys.path', 'sys.executable'),
+    *('runpy.run_path', 'runpy.run_module', 'importlib.util.spec_from_file_location'),
+}
+PYTHON = re.compile(r'python[\d.]* -[mc]')
+
+
 def loads(path: pathlib.Path) -> bool:
-    """Whether a program imports, or starts, modules in a way that `imported` does not see."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        text = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ''
-        if text in (
-            *(
-                'importlib.import_module',
-                'import_module',
-                '__import__',
-                'sys.path',
-                'sys.executable',
-            ),
-            *('runpy.run_path', 'runpy.run_module', 'importlib.util.spec_from_file_location'),
-        ):
-            return True
+    """Whether a program imports, or starts, modules in a way that `imported` does not see. A name
+    counts as what it was imported from: `from importlib import import_module as x` is seen.
+    """
+    nodes, whole = list(ast.walk(ast.parse(path.read_text()))), {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            whole |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            whole |= {a.asname or a.name: f'{node.module}.{a.name}' for a in node.names}
+    for node in nodes:
+        if isinstance(node, ast.Attribute | ast.Name):
+            first, dot, rest = ast.unparse(node).partition('.')
+            if f'{whole.get(first, first)}{dot}{rest}' in HIDDEN:
+                return True
+        # The words of a command, as in `subprocess.run(['python', '-m', 'evidence.claims'])`.
+        elif isinstance(node, ast.List | ast.Tuple):
+            words = [str(word.value) for word in node.elts[:2] if isinstance(word, ast.Constant)]
+            if PYTHON.fullmatch(' '.join(words)):
+                return True
     return False
 
 
@@ -139,6 +171,33 @@ def test_the_order_within_attention():
 def test_only_known_modules_import_in_hidden_ways():
     found = {name_of(path).partition('.')[2] for path in MODULES if loads(path)}
     assert found == set(DYNAMIC)
+
+
+def test_only_known_programs_around_the_package_import_in_hidden_ways():
+    root = PACKAGE.parent
+    programs = [root / 'train.py', root / 'eval.py']
+    for folder in AROUND.keys() - {PACKAGE.name}:
+        programs += (root / folder).rglob('*.py')
+    found = {path.relative_to(root).as_posix() for path in programs if loads(path)}
+    assert found == set(DYNAMIC_AROUND)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "import importlib\nimportlib.import_module('evidence.claims')",
+        "import importlib as i\ni.import_module('evidence.claims')",
+        "from importlib import import_module as x\nx('evidence.claims')",
+        "import runpy\nrunpy.run_module('evidence.claims')",
+        "from sys import path as p\np.append('evidence')",
+        "import subprocess\nsubprocess.run(['python', '-m', 'evidence.claims'])",
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'evidence.claims'])",
+    ],
+)
+def test_hidden_imports_are_found(text, tmp_path):
+    path = tmp_path / 'program.py'
+    path.write_text(text)
+    assert loads(path)
 
 
 def test_no_circle_of_folders():

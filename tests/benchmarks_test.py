@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from benchmarks.mutations import places
+from benchmarks.mutations import locate
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / 'benchmarks'
 # `transformers` looks for this package, which need not be installed.
@@ -38,7 +38,7 @@ def test_the_model_that_peers_compares_with_is_read_without_pytest():
 
 
 def test_the_list_of_mutations_has_enough_of_every_area():
-    areas = [mutation.area for mutation in places.mutations()]
+    areas = [mutation.area for mutation in locate.mutations()]
     assert areas.count('methods') >= 30 and min(map(areas.count, ('engine', 'lab'))) >= 15
 
 
@@ -57,13 +57,13 @@ def test_the_list_of_mutations_has_enough_of_every_area():
 def test_a_mutation_is_found_by_its_expression(tmp_path, file, text, line):
     read = lambda text: ast.parse(text, mode='eval').body
     own = ('off', 'methods/near', 'allow')
-    mutation = places.Mutation(*own, read('A.index >= q'), read('A.index > q'), ())
+    mutation = locate.Mutation(*own, read('A.index >= q'), read('A.index > q'), ())
     path = tmp_path / 'posenc_jax' / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    found = places.find(mutation, tmp_path)
+    found = locate.find(mutation, tmp_path)
     if isinstance(line, str):
         assert found == line
     else:
         assert (found.path, found.node.lineno) == (path, line)
-        assert places.changed(mutation, found) == text.replace('p.index >= q', '(p.index > q)')
+        assert locate.changed(mutation, found) == text.replace('p.index >= q', '(p.index > q)')

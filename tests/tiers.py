@@ -15,7 +15,7 @@ SECONDS = 0.2  # of a slow test
 # model, and those that notice an error of benchmarks/mutations/list.txt.
 KEPT = (
     'tests/attention/attention_test.py',
-    'tests/attention/parts_test.py',
+    'tests/attention/split_cache_test.py',
     'tests/attention/ring_test.py::test_work_with_a_carry_is_even',
     'tests/contract_test.py',
     'tests/features/geo_sh_test.py::test_golden_features',

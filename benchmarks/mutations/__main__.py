@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.mutations.places import AREAS, Mutation, Place, changed, find, mutations, replaced
+from benchmarks.mutations.locate import AREAS, Mutation, Place, changed, find, mutations, replaced
 
 HERE, PLUGIN = pathlib.Path(__file__).parent, 'in_one_process'
 

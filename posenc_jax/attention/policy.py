@@ -1,4 +1,4 @@
-"""What computes attention where no kernel of JAX does, and why.
+"""The choice of what computes attention where no kernel of JAX does, and the reason for it.
 
 The first of these that has an answer decides: the argument `implementation`, the user's file of
 decisions (`attention/decisions.py`), what compilers said of the kernel (`kernels/sizes.py`), and

@@ -1,4 +1,4 @@
-"""Which tiles of attention an encoding that prunes computes, to count them."""
+"""The tiles of attention that an encoding that prunes computes, to count them."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""How many queries and keys a tile of logits has."""
+"""The numbers of queries and keys of a tile of logits."""
 
 from typing import Literal, get_args
 

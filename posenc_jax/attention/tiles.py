@@ -1,4 +1,4 @@
-"""How queries and keys are cut into tiles, and the logits of one tile."""
+"""The tiles into which queries and keys are cut, and the logits of one tile."""
 
 import dataclasses
 import functools

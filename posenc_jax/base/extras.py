@@ -1,4 +1,4 @@
-"""Which extra of the package brings a library, for the message where one is not installed."""
+"""The extra of the package that brings a library, for the message where one is not installed."""
 
 import contextlib
 import importlib.util

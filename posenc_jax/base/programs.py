@@ -1,4 +1,4 @@
-"""What programs of this package print, and the status with which they end."""
+"""The output of programs of this package, and the status with which they end."""
 
 import pathlib
 import sys

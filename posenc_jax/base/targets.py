@@ -1,4 +1,4 @@
-"""What programs are made for: the platform that runs here, or another one for a while."""
+"""The platform for which programs are made: the one that runs here, or another one for a while."""
 
 import contextlib
 import contextvars

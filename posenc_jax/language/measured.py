@@ -1,5 +1,5 @@
-"""What was measured of methods: `posenc_jax/costs.csv` has time and memory (docs/performance.md),
-and `posenc_jax/verdicts.csv` the verdicts of the claims of papers (docs/claims.md).
+"""Measurements of methods: `posenc_jax/costs.csv` has time and memory (docs/performance.md), and
+`posenc_jax/verdicts.csv` the verdicts of the claims of papers (docs/claims.md).
 """
 
 import csv

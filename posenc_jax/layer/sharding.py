@@ -1,4 +1,4 @@
-"""Where arrays live on a mesh: one table from roles to mesh axes.
+"""The placement of arrays on a mesh: one table from roles to mesh axes.
 
 Every variable names the role of each of its dimensions in `axes`; activations name theirs where
 `constrain` is called. A leading dimension that `axes` does not name is the stack of layers and

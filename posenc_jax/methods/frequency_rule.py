@@ -1,4 +1,4 @@
-"""What rules for rotary frequencies share that are the same at every length."""
+"""The base class of rules for rotary frequencies that are the same at every length."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""What encodings have in common that turn queries and keys by positions with components."""
+"""The base classes of encodings that turn queries and keys by positions with components."""
 
 import dataclasses
 from typing import ClassVar

@@ -1,5 +1,5 @@
-"""What few encodings do beside opening doors. Each capability is a class that such an encoding
-inherits from; `Encoding.opens` knows its methods by their names, like doors.
+"""The capabilities that few encodings have beside their doors. Each is a class that such an
+encoding inherits from; `Encoding.opens` knows its methods by their names, like doors.
 """
 
 from collections.abc import Callable

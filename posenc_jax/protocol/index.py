@@ -1,4 +1,4 @@
-"""Which module registers which key, read from the sources, so that `import posenc_jax` needs no
+"""The modules that register keys, read from the sources, so that `import posenc_jax` needs no
 method. A module is imported when somebody asks for its key.
 """
 

@@ -1,4 +1,4 @@
-"""What is known about each token besides its vector."""
+"""The facts that are known about each token besides its vector."""
 
 import dataclasses
 from typing import Any

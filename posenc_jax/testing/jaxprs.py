@@ -1,4 +1,4 @@
-"""What a traced program says about its memory, without the compiler."""
+"""The largest array of a traced program, found without the compiler."""
 
 import math
 

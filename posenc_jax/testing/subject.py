@@ -1,4 +1,4 @@
-"""What the laws are checked on: one attention layer with an encoding, and its inputs.
+"""The subject on which the laws are checked: one attention layer with an encoding, and its inputs.
 
 The layer runs all doors: `place`, `embed`, `qkv` and the projections, `project`, `attend`, `merge`.
 `plain` is the reference for `attend`: it calls the doors of the pair stage once on the whole matrix

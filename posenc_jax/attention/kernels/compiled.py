@@ -1,4 +1,4 @@
-"""What compilers said of the kernels of encodings: `compiled.csv`, a line for each kernel.
+"""The reports of compilers on the kernels of encodings: `compiled.csv`, a line for each kernel.
 
 `benchmarks/compile_kernels.py` writes that file. `attend` reads it, so that `'fused'` does not take
 a kernel that a device has no room for or that waits for its own memory most of the time.

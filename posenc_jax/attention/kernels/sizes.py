@@ -1,4 +1,4 @@
-"""What kernels are made for, and how they cut queries and keys."""
+"""The targets that kernels are made for, and the tiles into which they cut queries and keys."""
 
 from typing import Any
 

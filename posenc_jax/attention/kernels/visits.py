@@ -1,4 +1,4 @@
-"""Which blocks of keys every block of queries meets in a kernel, and in which order.
+"""The blocks of keys that every block of queries meets in a kernel, and their order.
 
 They are computed before the kernel, as tables of numbers: the order, how many blocks are met, and
 how many of them, the first ones, need a mask or look-ups. The tiles of the others are full: every

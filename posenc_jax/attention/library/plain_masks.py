@@ -1,5 +1,5 @@
-"""What the masks of a chain show, where nothing but masks acts in its pair stage and they read no
-more than the place of a token: its index in the sequence and its rank in the document.
+"""The masks of a chain whose pair stage has masks alone, and the keys that they show. A mask may
+read no more of a token than its place: its index in the sequence and its rank in the document.
 """
 
 import dataclasses

@@ -1,5 +1,5 @@
-"""What grids add to shifted basis features: Kronecker products, the closed form of a linear model,
-blending between grid points, stable rank and distance preservation.
+"""Shifted basis features on grids: Kronecker products, the closed form of a linear model, blending
+between grid points, stable rank and distance preservation.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What encoders with trained tables of a box have in common: points outside are refused, and the
+"""The base class of encoders with trained tables of a box: points outside are refused, and the
 corners of a cell are read with products of weights.
 """
 

@@ -1,4 +1,4 @@
-"""What analyses read of attention: queries and keys of every layer from one forward pass, the
+"""The attention that analyses read: queries and keys of every layer from one forward pass, the
 attention of given queries and keys, sums over blocks of queries, and checks of a model.
 """
 

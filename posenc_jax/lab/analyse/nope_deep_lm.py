@@ -1,4 +1,4 @@
-"""Where a deep language model without positions learns the order of its tokens: layer by layer."""
+"""The layers in which a deep language model without positions learns the order of its tokens."""
 
 import numpy as np
 from jaxtyping import Array, Float, Int

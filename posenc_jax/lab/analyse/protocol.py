@@ -1,4 +1,4 @@
-"""What an analysis is to the command line: options, and from them reports."""
+"""The interface of an analysis to the command line: options, and from them reports."""
 
 import argparse
 import dataclasses

@@ -1,5 +1,5 @@
-"""What the layers of a model hold for a batch of sequences, and the attention of every head; the
-analyses of positions read models through these functions.
+"""The states of the layers of a model for a batch of sequences, and the attention of every head.
+The analyses of positions read models through these functions.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What the command line of the analyses reads: a run, its model, and its sequences."""
+"""The inputs of the command line of the analyses: a run, its model, and its sequences."""
 
 import argparse
 import glob

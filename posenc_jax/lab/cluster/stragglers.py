@@ -1,4 +1,4 @@
-"""Which process of a training makes all others wait: by its data, or by the speed of its device.
+"""The process of a training for which all others wait, because of its data or of its slow device.
 
 The steps take the same time in every process, because the processes wait for each other in them.
 What a process does alone, between the steps, is to read a batch and to put it on its devices. How

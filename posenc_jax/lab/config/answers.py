@@ -1,4 +1,4 @@
-"""What an evaluation asks of the answers of a task: their depth in the text, and to be decoded."""
+"""Checks of the answers of a task for an evaluation: their depth in the text, and to be decoded."""
 
 import dataclasses
 from collections.abc import Mapping

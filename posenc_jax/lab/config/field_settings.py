@@ -1,4 +1,4 @@
-"""Which fields of a config apply to the run of a field."""
+"""Checks which fields of a config apply to the run of a field."""
 
 from ml_collections import ConfigDict
 

@@ -9,9 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from posenc_jax.lab.decoding.contexts import from_query
-from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
-from posenc_jax.lab.decoding.pieces import (
+from posenc_jax.lab.decoding.cached_contexts import (
     PREFIX,
     QUERY,
     Layout,
@@ -19,6 +17,8 @@ from posenc_jax.lab.decoding.pieces import (
     check_lengths,
     parallel_layout,
 )
+from posenc_jax.lab.decoding.contexts import from_query
+from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
 from posenc_jax.layer.sharded_attend import sharded_attend

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Num
 
-from posenc_jax.lab.decoding.pie import at_positions, fixed_rotary
-from posenc_jax.lab.decoding.pieces import (
+from posenc_jax.lab.decoding.cached_contexts import (
     PREFIX,
     QUERY,
     Layout,
@@ -24,6 +23,7 @@ from posenc_jax.lab.decoding.pieces import (
     check_pieces,
     token_positions,
 )
+from posenc_jax.lab.decoding.pie import at_positions, fixed_rotary
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache, LayerCache
 from posenc_jax.layer.sharded_attend import sharded_attend

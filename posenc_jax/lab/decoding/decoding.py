@@ -1,4 +1,4 @@
-"""What `generate` asks of a way of decoding."""
+"""The interface of a way of decoding, through which `generate` uses it."""
 
 import dataclasses
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from posenc_jax.lab.decoding import contexts, read_contexts
-from posenc_jax.lab.decoding.pieces import (
+from posenc_jax.lab.decoding.cached_contexts import (
     PREFIX,
     QUERY,
     Layout,

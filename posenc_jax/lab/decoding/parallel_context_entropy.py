@@ -11,9 +11,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from posenc_jax.attention.tiles import Blocks, pair_logits
+from posenc_jax.lab.decoding.cached_contexts import (
+    QUERY,
+    Layout,
+    Piece,
+    check_lengths,
+    parallel_layout,
+)
 from posenc_jax.lab.decoding.contexts import from_query
 from posenc_jax.lab.decoding.parallel_contexts import ParallelContexts
-from posenc_jax.lab.decoding.pieces import QUERY, Layout, Piece, check_lengths, parallel_layout
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
 from posenc_jax.layer.sharded_attend import sharded_attend

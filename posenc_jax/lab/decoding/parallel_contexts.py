@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from posenc_jax.lab.decoding import contexts as joining
 from posenc_jax.lab.decoding import read_contexts
-from posenc_jax.lab.decoding.pieces import Layout, Piece, check_contexts, select
+from posenc_jax.lab.decoding.cached_contexts import Layout, Piece, check_contexts, select
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache
 from posenc_jax.layer.sharded_attend import sharded_attend

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
+from posenc_jax.lab.decoding.cached_contexts import Piece, check_tokens, token_positions
 from posenc_jax.lab.decoding.contexts import ContextMask, check_model, has_part, join
 from posenc_jax.lab.decoding.decode import appended, check_last
 from posenc_jax.lab.decoding.generate import check_new_tokens, continue_cache
-from posenc_jax.lab.decoding.pieces import Piece, check_tokens, token_positions
 from posenc_jax.lab.model.transformer import Transformer
 from posenc_jax.layer.cache import Cache, LayerCache, check_layers
 from posenc_jax.protocol.composite import name_of, parts_of

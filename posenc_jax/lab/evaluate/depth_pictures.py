@@ -5,7 +5,7 @@ import textwrap
 
 import numpy as np
 
-from posenc_jax.lab.evaluate.picture_parts import COLOURS, annotate, set_title
+from posenc_jax.lab.evaluate.picture_style import COLOURS, annotate, set_title
 from posenc_jax.lab.evaluate.series import depths_of
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import shortened

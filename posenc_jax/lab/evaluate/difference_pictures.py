@@ -10,7 +10,7 @@ import numpy as np
 
 from posenc_jax.lab.evaluate.differences import Difference
 from posenc_jax.lab.evaluate.measurement import spread_name
-from posenc_jax.lab.evaluate.picture_parts import beside, styles
+from posenc_jax.lab.evaluate.picture_style import beside, styles
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import shortened
 

@@ -1,4 +1,4 @@
-"""How much more loss one series of runs has than another on the same tokens, with an interval.
+"""The difference of the losses of two series of runs on the same tokens, with an interval.
 
 Two models find the same documents easy or hard. So the interval of their difference is far
 narrower than those of their perplexities, and it alone says whether one of them is better on texts

@@ -1,4 +1,4 @@
-"""What a field says at the points of its task, and how right it is."""
+"""The values of a field at the points of its task, and their errors."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

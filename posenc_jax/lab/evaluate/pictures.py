@@ -10,7 +10,7 @@ import numpy as np
 
 from posenc_jax.lab.evaluate import depth_pictures
 from posenc_jax.lab.evaluate.measurement import BY_PLANE, is_of_points, is_share
-from posenc_jax.lab.evaluate.picture_parts import MOST_BANDS, annotate, beside, set_title, styles
+from posenc_jax.lab.evaluate.picture_style import MOST_BANDS, annotate, beside, set_title, styles
 from posenc_jax.lab.evaluate.series import Series, depths_of, of_tables, scored, unit
 from posenc_jax.lab.files import disk
 from posenc_jax.protocol.errors import shortened

@@ -1,5 +1,5 @@
-"""Where the files around the package lie. In a checkout they are those of the repository. A package
-that pip installed carries the configs and the notebooks in its folder `installed`.
+"""The folders with files around the package. In a checkout these are those of the repository. A
+package that pip installed carries the configs and the notebooks in its folder `installed`.
 """
 
 import pathlib

@@ -1,5 +1,5 @@
-"""What a model reads of a batch: token ids, vectors or images, what is known about them, and the
-source where a batch has one.
+"""The inputs of a model from a batch: token ids, vectors or images, what is known about them, and
+the source where a batch has one.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which tensor of a public checkpoint is which variable of a `Transformer`, and how the stored
+"""The map from tensors of a public checkpoint to variables of a `Transformer`, and how the stored
 layout is reordered. All architectures use this module, with the names in `tensor_names.py`.
 """
 

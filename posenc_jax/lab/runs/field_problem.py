@@ -1,4 +1,4 @@
-"""What a task of points asks of a field."""
+"""The demands of a task of points on a field."""
 
 from typing import Any
 

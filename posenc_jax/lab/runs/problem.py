@@ -1,5 +1,6 @@
-"""What a task asks of a model: the sizes that it sets, what a step of training reads and sums, and
-which checks its runs pass. There is one class for each kind of task; `sizes.problem_of` chooses it.
+"""The demands of a task on a model: the sizes that it sets, what a step of training reads and sums,
+and which checks its runs pass. There is one class for each kind of task; `sizes.problem_of`
+chooses it.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What tasks share whose rows have one class each: images, clouds of points and graphs."""
+"""The base classes of tasks whose rows have one class each: images, clouds of points and graphs."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Which rows of a batch a process makes, and how they come to its devices."""
+"""The rows of a batch that a process makes, and how they come to its devices."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How the catalogue prints on a screen and in a notebook: all keys, a kind, or one entry."""
+"""The catalogue as text on a screen and in a notebook: all keys, a kind, or one entry."""
 
 import html
 import textwrap

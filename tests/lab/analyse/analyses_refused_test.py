@@ -13,7 +13,6 @@ from posenc_jax.lab.analyse.causal_mask_pattern import causal_mask_pattern
 from posenc_jax.lab.analyse.collapse_and_oversquashing import collapse_and_oversquashing
 from posenc_jax.lab.analyse.decay_kernel import decay_kernel, theoretical_field
 from posenc_jax.lab.analyse.embedding_position_bias import embedding_position_bias, removed_at
-from posenc_jax.lab.analyse.field_reports import Compared, rank_correlation
 from posenc_jax.lab.analyse.lm_eval import lm_eval, lm_eval_plot
 from posenc_jax.lab.analyse.martingale_gap import martingale_gap
 from posenc_jax.lab.analyse.nearby_similarity import adjacency_score, nearby_similarity
@@ -24,6 +23,7 @@ from posenc_jax.lab.analyse.positional_neurons import position_information
 from posenc_jax.lab.analyse.ppp_padding import Convolution, padding_pattern
 from posenc_jax.lab.analyse.probe_position import probe_position
 from posenc_jax.lab.analyse.receptive_field import receptive_field
+from posenc_jax.lab.analyse.receptive_field_reports import Compared, rank_correlation
 from posenc_jax.lab.analyse.rope_frequency_usage import rope_frequency_usage
 from posenc_jax.lab.analyse.rope_usage import positional_head, rope_usage
 from posenc_jax.lab.analyse.token_distance import positional_heads, token_distance, without_heads

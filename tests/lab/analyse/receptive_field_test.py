@@ -16,7 +16,8 @@ from posenc_jax.lab.analyse.decay_kernel import (
     trained_field,
     undecided,
 )
-from posenc_jax.lab.analyse.field_reports import (
+from posenc_jax.lab.analyse.receptive_field import attention_fields, receptive_field
+from posenc_jax.lab.analyse.receptive_field_reports import (
     Compared,
     by_method,
     draw_decay,
@@ -24,7 +25,6 @@ from posenc_jax.lab.analyse.field_reports import (
     draw_ranks,
     rank_correlation,
 )
-from posenc_jax.lab.analyse.receptive_field import attention_fields, receptive_field
 from posenc_jax.lab.analyse.report import Report
 from posenc_jax.methods.rpe_convergent import DIVERGENT, KERNELS
 from posenc_jax.protocol.families import Bias, signed_distance

@@ -8,6 +8,7 @@ import pytest
 
 from posenc_jax.lab.decoding import ape_parallel
 from posenc_jax.lab.decoding import contexts as shared
+from posenc_jax.lab.decoding.cached_contexts import QUERY, Layout, Piece
 from posenc_jax.lab.decoding.decode import init_cache
 from posenc_jax.lab.decoding.graph_kv import (
     complete_edges,
@@ -16,7 +17,6 @@ from posenc_jax.lab.decoding.graph_kv import (
     graph_sources,
     join,
 )
-from posenc_jax.lab.decoding.pieces import QUERY, Layout, Piece
 from posenc_jax.lab.decoding.read_contexts import read
 from tests.golden_files import golden_suite
 from tests.lab.decoding import passes

@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from posenc_jax.lab.evaluate import (
     depth_pictures,
     difference_pictures,
-    picture_parts,
+    picture_style,
     pictures,
     redraw,
 )
@@ -301,7 +301,7 @@ def test_a_long_title_stays_within_the_figure():
     for width in (4.0, 12.0):
         figure = Figure(figsize=(width, 4))
         FigureCanvasAgg(figure).draw()
-        picture_parts.set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
+        picture_style.set_title(figure, group([dataclasses.replace(deep(VALUES), task=long)]))
         title = figure._suptitle
         assert title.get_window_extent().x1 <= figure.bbox.x1
         assert title.get_text().replace('\n', '').startswith(long)

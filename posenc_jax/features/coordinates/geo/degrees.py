@@ -1,4 +1,4 @@
-"""What encoders of places on the globe share: two coordinates, in degrees, whose ranges are
+"""The base class of encoders of places on the globe: two coordinates, in degrees, whose ranges are
 checked.
 """
 

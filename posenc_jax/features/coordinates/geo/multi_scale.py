@@ -1,4 +1,4 @@
-"""What the encoders with several scales share: the radii, and the sines and cosines of longitude
+"""The base class of encoders with several scales: the radii, and the sines and cosines of longitude
 and latitude divided by each radius.
 """
 

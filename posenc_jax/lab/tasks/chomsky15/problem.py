@@ -1,4 +1,4 @@
-"""What a task of `chomsky15` is: how inputs are drawn, and which output belongs to an input."""
+"""The class of tasks of `chomsky15`: how inputs are drawn, and which output belongs to an input."""
 
 import dataclasses
 from collections.abc import Callable

@@ -13,7 +13,7 @@ from posenc_jax.lab.tasks.globe.land import (
     on_island,
     regions,
 )
-from posenc_jax.lab.tasks.globe.places import (
+from posenc_jax.lab.tasks.globe.sphere_points import (
     around,
     fibonacci_lattice,
     great_circle,

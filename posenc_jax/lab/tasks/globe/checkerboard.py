@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
-from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, nearest
+from posenc_jax.lab.tasks.globe.sphere_points import fibonacci_lattice, nearest
 from posenc_jax.protocol.bounds import Ge, Le, Multiple
 from posenc_jax.protocol.registry import register
 

@@ -1,5 +1,5 @@
-"""What the tasks on the globe share: random places to train on, an even lattice to test on, and a
-map.
+"""The base class of tasks on the globe: random places to train on, an even lattice to test on, and
+a map.
 """
 
 import abc
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from posenc_jax.lab.tasks.field_task import KEPT, FieldTask, Points, grid_points
-from posenc_jax.lab.tasks.globe.places import fibonacci_lattice, random_places
+from posenc_jax.lab.tasks.globe.sphere_points import fibonacci_lattice, random_places
 from posenc_jax.protocol.bounds import Ge, Le
 
 MOST = 2**22  # places of a data set

@@ -11,7 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from posenc_jax.lab.tasks.globe.globe_task import GlobeTask
-from posenc_jax.lab.tasks.globe.places import around, fibonacci_lattice, great_circle, random_places
+from posenc_jax.lab.tasks.globe.sphere_points import (
+    around,
+    fibonacci_lattice,
+    great_circle,
+    random_places,
+)
 from posenc_jax.protocol.bounds import Ge, Gt, Le
 from posenc_jax.protocol.errors import SpecError
 from posenc_jax.protocol.registry import register

@@ -1,4 +1,4 @@
-"""What tasks on graphs have in common: nodes as vectors, their edges, and classes to predict."""
+"""The base class of tasks on graphs: nodes as vectors, their edges, and classes to predict."""
 
 import abc
 import dataclasses

@@ -1,4 +1,4 @@
-"""Where the marked patches of a picture lie, which positions alone tell."""
+"""A task that asks where the marked patches of a picture lie, which positions alone tell."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What tasks on images have in common: one class for each image."""
+"""The base classes of tasks on images: one class for each image."""
 
 import abc
 import functools

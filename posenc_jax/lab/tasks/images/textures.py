@@ -1,4 +1,4 @@
-"""Which of several textures is it: a task in which no place matters."""
+"""A task that asks which of several textures an image has; no place matters in it."""
 
 import dataclasses
 from typing import Annotated

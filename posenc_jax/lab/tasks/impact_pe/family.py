@@ -1,4 +1,4 @@
-"""What a task of `impact_pe` is: how its examples are drawn, and which words they have."""
+"""The class of tasks of `impact_pe`: how their examples are drawn, and which words they have."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What token ids stand for: bytes, or the tokens of a public model."""
+"""The meaning of token ids: bytes, or the tokens of a public model."""
 
 import functools
 from typing import Any, Protocol

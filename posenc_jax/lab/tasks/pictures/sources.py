@@ -1,4 +1,4 @@
-"""Where pictures come from: photographs and digits of scikit-learn, noise with a box, and files."""
+"""The sources of pictures: photographs and digits of scikit-learn, noise with a box, and files."""
 
 import pathlib
 

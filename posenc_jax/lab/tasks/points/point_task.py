@@ -1,4 +1,4 @@
-"""What tasks on clouds of points have in common: one class for each cloud."""
+"""The base class of tasks on clouds of points: one class for each cloud."""
 
 import abc
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which of five surfaces do the points lie on: a task that needs no data."""
+"""A task that asks on which of five surfaces the points lie; it needs no data."""
 
 import dataclasses
 from collections.abc import Callable

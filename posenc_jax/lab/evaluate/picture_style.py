@@ -1,4 +1,4 @@
-"""What the pictures of an evaluation share: colours, places, texts and the title."""
+"""The style that the pictures of an evaluation share: colours, places, texts and the title."""
 
 import itertools
 import textwrap
