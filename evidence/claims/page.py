@@ -24,7 +24,8 @@ The column *compared here* defines the effect of a claim; a larger effect speaks
 The column *effect* has its mean and its range: over seeds of training, over samples of text that
 one public model reads, over rounds of timing, or over cases that are computed without chance. An
 effect against the claim is a positive number too, and so much *worse*. The margin is the least
-effect that counts. A verdict follows from the effects and the margin.
+effect that counts. A verdict follows from the effects and the margin. A † says that the numbers of
+the runs are not in the repository, so this effect cannot be computed again without training.
 
 - **holds**: the effect reaches the margin for every seed (sample, case), of at least three, and the
   interval over documents, where a row has one, lies above 0.
@@ -302,7 +303,7 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
         f'`{claim.key}`',
         _cited(claim),
         f'{claim.test} (`{command}`)',
-        effect_text(how, record),
+        effect_text(how, record) + ('' if record['results'] else ' †'),
         f'**{word}**' + more + (f'. {how.remark}' if how.remark else ''),
     ]
 
