@@ -84,10 +84,7 @@ def compilers(target: str):
     return tpu if is_tpu(target) else hopper if target == compiled.HOPPER else gpu
 
 
-def of(
-    key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int,
-    kv_heads: int = kernel_table.HEADS, precision: str | None = None, packed: bool = False,
-):  # fmt: skip
+def of(key: str, spec: str, width: int, dtype: str, target: str, block, seconds: int, **changes):
     """A line of the table, and for each kernel of a TPU the operations of each unit for a tile; or
     why there is no program for a compiler.
 
@@ -96,17 +93,16 @@ def of(
       block: queries and keys of a tile. None is the tile with the least work for a pair among those
         of the target: bundles on a TPU, and modelled time on a GPU.
       seconds: of processor time that the compilers have.
-      kv_heads, precision, packed: as for `kernel_table.attention`.
+      **changes: other arguments of `kernel_table.attention`.
     """
     if block is None:
-        rest = seconds, kv_heads, precision, packed
-        found = (of(key, spec, width, dtype, target, tile, *rest) for tile in TILES[target])
+        ask = functools.partial(of, key, spec, width, dtype, target, seconds=seconds, **changes)
+        found = (ask(block=tile) for tile in TILES[target])
         return min(found, key=_of_pair)
     sizes = dict(
         rows=1, length=LENGTH, width=width, dtype=jnp.dtype(dtype), block=block,
-        model=kernel_table.HEADS * width, kv_heads=kv_heads,
-        precision=precision, packed=packed,
-    )  # fmt: skip
+        model=kernel_table.HEADS * width, kv_heads=kernel_table.HEADS,
+    ) | changes  # fmt: skip
     on, environment = compilers(target), tpu.environment(target) if is_tpu(target) else {}
     platform = 'tpu' if is_tpu(target) else 'cuda'
     tile = kernel_sizes.sizes(platform, (width, width), 1, LENGTH, LENGTH, block)
@@ -267,7 +263,7 @@ def arguments() -> argparse.Namespace:
     add('--dtypes', nargs='+', default=['bfloat16'], choices=['bfloat16', 'float32', 'float16'])
     add('--block', type=tile, nargs='+', default=[None], help='128x64, or 64 for 64x64: a tile')
     add('--packed', action='store_true', help='rows of two documents and padding')
-    add('--kv-heads', type=int, default=4, choices=[1, 2, 4], help='for four heads of queries')
+    add('--kv-heads', type=int, choices=[1, 2, 4], help='for four heads of queries')
     add(
         '--precision', help="of products of float32: 'highest', as for jax.default_matmul_precision"
     )
@@ -280,8 +276,12 @@ def arguments() -> argparse.Namespace:
     add('--new', action='store_true', help='leaves out what the file has')
     add('--write', action='store_true', help=f'writes the lines to {compiled.PATH.name}')
     options = parser.parse_args()
-    usual = options.block == [None] and options.kv_heads == kernel_table.HEADS
-    if options.write and (options.keys is None or not usual or options.precision or options.packed):
+    options.changes = {
+        name: value
+        for name in ('kv_heads', 'precision', 'packed')
+        if (value := vars(options)[name])
+    }
+    if options.write and (options.keys is None or options.block != [None] or options.changes):
         parser.error('--write needs --keys alone besides targets, widths and dtypes')
     if options.targets is None:
         options.targets = ['sm_90', 'v5e'] if options.steps else ['sm_90']
@@ -309,8 +309,8 @@ def main():
         jobs = [job for job in jobs if (job[0][0], *job[1:4]) not in known]
     lines, units = [], {}
     with concurrent.futures.ThreadPoolExecutor(options.processes) as pool:
-        own = options.seconds, options.kv_heads, options.precision, options.packed
-        waits = [pool.submit(of, *example, *job, *own) for example, *job in jobs]
+        ask = functools.partial(of, seconds=options.seconds, **options.changes)
+        waits = [pool.submit(ask, *example, *job) for example, *job in jobs]
         for wait in concurrent.futures.as_completed(waits):
             line, own = wait.result()
             if isinstance(line, str):

@@ -10,7 +10,7 @@ INTERPRETED = 'interpreter', 'tpu_interpreter'
 _TARGET = contextvars.ContextVar[str | None]('what kernels are made for', default=None)
 _DEVICE = contextvars.ContextVar[str | None]('the kind of device they are made for', default=None)
 # The names that JAX has for kinds of TPUs.
-_TPUS = {
+TPUS = {
     'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5': 'v5p', 'TPU v5p': 'v5p',
     'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e',
 }  # fmt: skip
@@ -49,7 +49,7 @@ def device() -> str | None:
     first = jax.devices()[0]
     if first.platform == 'gpu':
         return f'sm_{getattr(first, "compute_capability", "").replace(".", "")}'
-    return _TPUS.get(first.device_kind)
+    return TPUS.get(first.device_kind)
 
 
 def of_tpu(target: str) -> bool:

@@ -11,6 +11,7 @@ import math
 import pathlib
 from typing import Any
 
+from posenc_jax.base import targets
 from posenc_jax.protocol.composite import name_of, parts_of
 
 PATH = pathlib.Path(__file__).with_name('compiled.csv')
@@ -19,8 +20,7 @@ HOPPER = 'sm_90a'  # the kernel for Hopper, which that architecture alone has
 SHARED = {'sm_80': 163, 'sm_90': 227, HOPPER: 227}
 # Bytes of each thread that the kernels of the forward and of the backward pass may spill.
 _MOST_SPILLS = 1024, 8192, 8192
-# The names of TPUs; the lines of the first one say how slow kernels are on the others.
-TPUS = 'v5e', 'v4', 'v5p', 'v6e'
+_LISTED_TPU = 'v5e'  # whose lines say how slow kernels are on other TPUs
 # The lines of JAX's own kernel for TPUs, and how many times its bundles a kernel may have.
 SPLASH, MOST_BUNDLES = 'splash', 2.5
 # The kernels of an encoding, in the order of the numbers of a line. The last one is that of
@@ -222,8 +222,8 @@ def refusal(
         and line.width <= head_dim
         and all(own >= listed for own, listed in zip(tile, line.sides))
     ]  # fmt: skip
-    if slow and target in TPUS:
-        like = (dtype, target), ('bfloat16', target), ('bfloat16', TPUS[0])
+    if slow and target in targets.TPUS.values():
+        like = (dtype, target), ('bfloat16', target), ('bfloat16', _LISTED_TPU)
         lines = (line_for(encoding_key, head_dim, *of) for of in like)
         known += [line for line in lines if line and line.bundles][:1]
     found = [
