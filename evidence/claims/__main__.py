@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evidence import claims
-from evidence.claims import choosing, headline, ledger, page, pictures
+from evidence.claims import choosing, headline, kept, ledger, page, pictures
 from evidence.claims.claim import Claim
 from evidence.claims.results import MissingResultError, over_documents
 from posenc_jax.base.programs import program
@@ -37,7 +37,10 @@ def write_pages() -> None:
 def cost(claim: Claim, workdir: pathlib.Path) -> float:
     """The minutes that a claim takes: 0 if the directory has its results already."""
     assert claim.how is not None
-    return 0 if ledger.is_ready(claim.how, workdir) else claim.minutes
+    if ledger.is_ready(claim.how, workdir):
+        return 0
+    name = ledger.run_command(claim.how).name
+    return ledger.minutes(claims.CLAIMS.values(), ledger.read())[name]
 
 
 def left(workdir: pathlib.Path) -> list[Claim]:
@@ -180,7 +183,7 @@ def main() -> None:
                     return again(drawn(seed), workdir, budget, held)
                 ledger.check_clean()
                 failed = run(asked or left(workdir), workdir, budget, held, not arguments.no_pages)
-        ledger.check_kept(claims.CLAIMS, ledger.read())
+        kept.check_kept(claims.CLAIMS, ledger.read())
         if not arguments.no_pages:
             write_pages()
     except (ValueError, OSError, lock.HeldError) as error:

@@ -67,6 +67,8 @@ class Procedure:
         loss does not rise by more than so much, 'timing', or 'empirical'.
       null: a method that cannot have what the claim says, and that would reach the margin; ''. Such
         a claim is at most 'tolerated'.
+      unlearned: why the side that the claim speaks for has not learned the text, such as that a
+        5-gram model has a lower loss; '' where it has. Such a claim is 'open'.
       limit: 'ceiling' if both sides are as good as can be, 'floor' if as bad; otherwise ''.
       remark: why the result is as it is, if that is known.
     """
@@ -82,6 +84,7 @@ class Procedure:
     repeats: Literal['seeds', 'samples', 'rounds', 'cases'] = 'seeds'
     kind: Literal['exact', 'tolerance', 'timing', 'empirical'] = 'empirical'
     null: str = ''
+    unlearned: str = ''
     limit: Literal['', 'ceiling', 'floor'] = ''
     remark: str = ''
 
@@ -162,10 +165,11 @@ class Procedure:
           beyond the margin; 'partly' or 'partly contrary' if the mean is; 'mixed' if seeds are
           beyond the margin on both sides; 'tolerated' in the place of 'holds' if a method
           that cannot have what the claim says would reach the margin too; otherwise `limit`, or
-          'open' without one. Fewer than three seeds are always open.
+          'open' without one. Fewer than three seeds are always open, and so is a claim for models
+          that are `unlearned`.
         """
         values = list(effects.values())
-        if len(values) < LEAST_SEEDS:
+        if len(values) < LEAST_SEEDS or self.unlearned:
             return 'open'
         low, high = (documents or {}).get('low', 1.0), (documents or {}).get('high', -1.0)
         mean, margin = statistics.fmean(values), self.margin

