@@ -173,7 +173,8 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
         word, sign, end = ' worse', -1, f'{included}), where {how.margin:g} better was asked'
     elif allowed:
         end = f'{end[:-1]}{included})'
-    known = [*values, *tasks.values(), *((texts or {}).get(end, 0.0) for end in ('low', 'high'))]
+    bounds = [texts['low'], texts['high']] if texts else []
+    known = [*values, *tasks.values(), *bounds]
     if sign < 0 and not allowed and max(known) > 0:  # they do not all speak against the claim
         word, sign = '', 1
     turned = lambda effect: sign * (effect - zero) + 0.0  # and not -0
