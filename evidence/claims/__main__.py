@@ -4,7 +4,7 @@ import math
 import pathlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -34,13 +34,14 @@ def write_pages() -> None:
         disk.write(path, pictures.captioned(path.read_text(encoding='utf-8'), path.parent.name))
 
 
-def cost(claim: Claim, workdir: pathlib.Path) -> float:
-    """The minutes that a claim takes: 0 if the directory has its results already."""
+def cost(claim: Claim, workdir: pathlib.Path, minutes: Mapping[str, float]) -> float:
+    """The minutes that a claim takes: 0 if the directory has its results already. `minutes` has
+    those of each sweep.
+    """
     assert claim.how is not None
     if ledger.is_ready(claim.how, workdir):
         return 0
-    name = ledger.run_command(claim.how).name
-    return ledger.minutes(claims.CLAIMS.values(), ledger.read())[name]
+    return minutes[ledger.run_command(claim.how).name]
 
 
 def left(workdir: pathlib.Path) -> list[Claim]:
@@ -48,12 +49,13 @@ def left(workdir: pathlib.Path) -> list[Claim]:
     first.
     """
     there = ledger.read()
+    minutes = ledger.minutes(claims.CLAIMS.values(), there)
     waiting = [
         claim
         for claim in claims.CLAIMS.values()
         if claim.how and not ledger.is_current(claim, there.get(claim.id))
     ]
-    return sorted(waiting, key=lambda claim: (cost(claim, workdir), claim.id))
+    return sorted(waiting, key=lambda claim: (cost(claim, workdir, minutes), claim.id))
 
 
 def run(
@@ -74,13 +76,14 @@ def run(
       SystemExit: there is no room for the first one.
     """
     failed: dict[str, str] = {}
+    expected = ledger.minutes(claims.CLAIMS.values(), ledger.read())
     for number, claim in enumerate(waiting):
         assert claim.how is not None
         sweep = ledger.run_command(claim.how).name
         if sweep in failed.values():
             failed[claim.id] = sweep
             continue
-        if (minutes := cost(claim, workdir)) > budget:
+        if (minutes := cost(claim, workdir, expected)) > budget:
             line = (
                 f'the next claim, {claim.id}, takes about {minutes:g} minutes, and the budget has '
                 f'{max(budget, 0):.3g} left'
@@ -121,10 +124,11 @@ def again(order: Sequence[Claim], workdir: pathlib.Path, budget: float, keep: in
     prints what was found beside the record. The ledger and the pages stay as they are.
     """
     there, measured, failed = ledger.read(), [], []
+    minutes = ledger.minutes(claims.CLAIMS.values(), there)
     for claim in order:
         how = claim.how
         assert how is not None
-        if cost(claim, workdir) > budget:
+        if cost(claim, workdir, minutes) > budget:
             continue
         print(f'{claim.id}: {claim.statement}', flush=True)
         began = ledger.monotonic()

@@ -62,7 +62,7 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
             effect = page.effect_text(how, records[claim.id]) if how and verdict else ''
             about = [claim.id, f'`{claim.key}`', f'**{verdict or "not measured"}**', effect]
             minutes = costs[ledger.run_command(how).name] if how else claim.minutes
-            cells.append([*about, claim.test, f'{minutes:.0f}'])
+            cells.append([*about, claim.test, f'{minutes:.3g}'])
         of_page = pathlib.Path(row.page).name
         sections += [
             f'## {row.title}',

@@ -309,7 +309,7 @@ def _row(claim: Claim, record: Mapping[str, Any], verdict: str) -> list[str]:
     command = ' '.join((how.sweep, *how.arguments))
     before = [found['date'] for found in record.get('earlier', [])]
     more = ''
-    if verdict == 'open' and len(record['effects']) > 1:
+    if verdict == 'open' and not how.unlearned and len(record['effects']) > 1:
         power = how.power(ledger.effects(record))
         more = f'; an effect of {power:.2g} would have been found in four of five tries'
     if before:
