@@ -27,6 +27,7 @@ def write_pages() -> None:
     there = ledger.read()
     disk.write(VERDICTS, choosing.table_of_verdicts(claims.CLAIMS, there))
     page.write(PAGE, claims.CLAIMS, there)
+    headline.draw(PAGE.parent, there)
     for made in (choosing, headline):
         name = f'{made.__name__.rpartition(".")[2]}.md'
         disk.write(PAGE.parent / name, made.markdown(claims.CLAIMS, there))

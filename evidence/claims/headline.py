@@ -3,9 +3,11 @@
 import dataclasses
 import pathlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from evidence.claims import ledger, page
+from evidence.claims import curve_pictures, ledger, page
+from evidence.claims.curve_pictures import Panel
 from evidence.claims.pictures import captioned
 from posenc_jax.language.choosing import anchor
 
@@ -16,7 +18,9 @@ Each section says what a paper reports, how the setting here differs, and what w
 models here are small and were trained for minutes, so a verdict is about this setting.
 [claims.md](claims.md) explains the verdicts and the units of the effects, and has all claims.
 `python -m evidence.claims` writes this page from the records, and `python -m evidence.claims ID`
-measures a claim again. The last column has the minutes that this takes on two CPU cores.
+measures a claim again. The last column has the minutes that this takes on two CPU cores. In a
+picture that this command draws, a line goes through the means, and each seed has a mark. Lines of
+many points have a band from the smallest to the largest seed.
 """
 COLUMNS = ('claim', 'method', 'verdict', 'effect', 'compared here', 'minutes')
 
@@ -31,7 +35,8 @@ class Row:
       claims: ids in the ledger.
       differs: in what the setting here is another one.
       page: the page that has more numbers of this result.
-      picture: of curves by length; '' for none.
+      picture: of curves, below docs/; '' for none.
+      panels: what `draw` draws there; () where another command made the picture.
       accelerator: a command that runs a setting near the paper's on one accelerator; '' where the
         claims have that setting.
     """
@@ -42,10 +47,24 @@ class Row:
     differs: str
     page: str
     picture: str = ''
+    panels: Sequence[Panel] = ()
     accelerator: str = ''
 
 
-ROWS = tuple(Row(**row) for row in tomllib.loads(PATH.read_text(encoding='utf-8'))['row'])
+def _row(panels: Sequence[Mapping[str, Any]] = (), **fields: Any) -> Row:
+    return Row(**fields, panels=tuple(Panel(**panel) for panel in panels))
+
+
+ROWS = tuple(_row(**row) for row in tomllib.loads(PATH.read_text(encoding='utf-8'))['row'])
+
+
+def draw(docs: pathlib.Path, records: page.Records) -> None:
+    """Draws the pictures of the rows that are measured, from the numbers that the repository
+    keeps.
+    """
+    for row in ROWS:
+        if row.panels and all(panel.claim in records for panel in row.panels):
+            curve_pictures.draw(docs / row.picture, row.panels, records)
 
 
 def markdown(claims: page.Claims, records: page.Records) -> str:

@@ -1,0 +1,56 @@
+"""Pictures of curves are drawn from the numbers that the repository keeps."""
+
+import pathlib
+
+import pytest
+
+from evidence.claims import curve_pictures, headline, ledger
+from evidence.claims.curve_pictures import Panel
+from evidence.claims.results import ResultRows
+
+PANEL = Panel('Sums', 'X1', {'a': 'A'}, 'of sums')
+ROWS = [
+    {'name': name, 'seed': seed, 'length': length, 'value': length + seed, 'task': 'sum'}
+    for name in 'ab'
+    for length in (8.0, 4.0)
+    for seed in (0, 1)
+]
+
+
+def test_a_curve_has_the_numbers_of_the_seeds_by_place():
+    assert PANEL.curves(ROWS) == {'A': {4.0: [4.0, 5.0], 8.0: [8.0, 9.0]}}
+    by_task = Panel('', 'X1', {'b': 'B'}, '', where={'length': 4}, by='task', places={'sum': 'Sum'})
+    assert by_task.curves(ROWS) == {'B': {'sum': [4.0, 5.0]}}
+
+
+@pytest.mark.parametrize(
+    'panel',
+    [
+        Panel('', 'X1', {'c': 'C'}, ''),
+        Panel('', 'X1', {'a': 'A'}, '', by='task', places={'sum': 'Sum', 'copy': 'Copy'}),
+        Panel('', 'X1', {'a': 'A'}, '', where={'length': 16}),
+    ],
+)
+def test_a_curve_that_lacks_numbers_is_an_error(panel):
+    with pytest.raises(ValueError, match="claim X1: no number is kept of '[ac]' with "):
+        panel.curves(ROWS)
+
+
+def test_numbers_that_are_not_kept_are_not_drawn(tmp_path):
+    with pytest.raises(ValueError, match='claim X1 are not kept'):
+        curve_pictures.draw(tmp_path / 'a.png', [PANEL], {'X1': {'results': None}})
+
+
+def test_the_pictures_of_the_headline_page_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(headline, 'ROWS', [row for row in headline.ROWS if row.panels][:1])
+    headline.draw(tmp_path, ledger.read())
+    (row,) = headline.ROWS
+    assert (tmp_path / row.picture).stat().st_size > 1000
+
+
+def test_every_panel_has_its_numbers():
+    records = ledger.read()
+    for row in headline.ROWS:
+        for panel in row.panels:
+            table = ledger.RESULTS / pathlib.Path(records[panel.claim]['results'])
+            assert panel.curves(ResultRows.kept(table).rows)
