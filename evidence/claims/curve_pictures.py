@@ -21,7 +21,7 @@ class Panel:
     Attributes:
       title: what is read.
       claim: the claim whose numbers are drawn.
-      runs: name of a run -> its name in the legend.
+      runs: name in the legend -> a run, or several of which the mean is drawn.
       where: fields that all rows have, see `ResultRows.values`.
       field: 'value' or 'nll'.
       unit: of the numbers.
@@ -34,7 +34,7 @@ class Panel:
 
     title: str
     claim: str
-    runs: Mapping[str, str]
+    runs: Mapping[str, str | Sequence[str]]
     unit: str
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     field: str = 'value'
@@ -49,17 +49,31 @@ class Panel:
         Raises:
           ValueError: the rows lack a run or a place.
         """
-        found: dict[str, dict[Any, list[float]]] = {}
-        for run, label in self.runs.items():
-            asked = {'name': run, **self.where}
-            own = [row for row in rows if all(row.get(key) == asked[key] for key in asked)]
-            places = list(self.places) or sorted({row[self.by] for row in own})
-            found[label] = {
-                place: [row[self.field] for row in own if row[self.by] == place] for place in places
-            }
-            if not own or not all(found[label].values()):
-                raise ValueError(f'claim {self.claim}: no number is kept of {run!r} with {asked}')
-        return found
+        return {label: self._curve(rows, run) for label, run in self.runs.items()}
+
+    def _curve(self, rows, run: str | Sequence[str]) -> dict[Any, list[float]]:
+        names = [run] if isinstance(run, str) else run
+        own = [
+            row
+            for row in rows
+            if row['name'] in names and all(row.get(key) == self.where[key] for key in self.where)
+        ]
+        of_seeds: dict[Any, dict[int, list[float]]] = {
+            place: {} for place in self.places or sorted({row[self.by] for row in own})
+        }
+        for row in own:
+            if row[self.by] in of_seeds:
+                of_seeds[row[self.by]].setdefault(row['seed'], []).append(row[self.field])
+        found = [numbers for seeds in of_seeds.values() for numbers in seeds.values() or [[]]]
+        if not found or any(len(numbers) != len(names) for numbers in found):
+            raise ValueError(
+                f'claim {self.claim}: the kept numbers have not one of each seed, of '
+                f'{", ".join(names)} with {dict(self.where)}'
+            )
+        return {
+            place: [statistics.fmean(numbers) for numbers in seeds.values()]
+            for place, seeds in of_seeds.items()
+        }
 
 
 def draw(

@@ -8,7 +8,7 @@ from evidence.claims import curve_pictures, headline, ledger
 from evidence.claims.curve_pictures import Panel
 from evidence.claims.results import ResultRows
 
-PANEL = Panel('Sums', 'X1', {'a': 'A'}, 'of sums')
+PANEL = Panel('Sums', 'X1', {'A': 'a'}, 'of sums')
 ROWS = [
     {'name': name, 'seed': seed, 'length': length, 'value': length + seed, 'task': 'sum'}
     for name in 'ab'
@@ -19,20 +19,26 @@ ROWS = [
 
 def test_a_curve_has_the_numbers_of_the_seeds_by_place():
     assert PANEL.curves(ROWS) == {'A': {4.0: [4.0, 5.0], 8.0: [8.0, 9.0]}}
-    by_task = Panel('', 'X1', {'b': 'B'}, '', where={'length': 4}, by='task', places={'sum': 'Sum'})
+    both = Panel('', 'X1', {'mean': ['a', 'b']}, '', where={'seed': 1})
+    assert both.curves([*ROWS, {**ROWS[0], 'name': 'c'}]) == {'mean': {4.0: [5.0], 8.0: [9.0]}}
+    by_task = Panel('', 'X1', {'B': 'b'}, '', where={'length': 4}, by='task', places={'sum': 'Sum'})
     assert by_task.curves(ROWS) == {'B': {'sum': [4.0, 5.0]}}
 
 
 @pytest.mark.parametrize(
     'panel',
     [
-        Panel('', 'X1', {'c': 'C'}, ''),
-        Panel('', 'X1', {'a': 'A'}, '', by='task', places={'sum': 'Sum', 'copy': 'Copy'}),
-        Panel('', 'X1', {'a': 'A'}, '', where={'length': 16}),
+        Panel('', 'X1', {'C': 'c'}, ''),
+        Panel('', 'X1', {'A': 'a'}, '', by='task', places={'sum': 'Sum', 'copy': 'Copy'}),
+        Panel('', 'X1', {'A': 'a'}, '', where={'length': 16}),
+        Panel('', 'X1', {'A': 'a'}, '', by='task', places={'sum': 'Sum'}),
+        Panel('', 'X1', {'mean': ['a', 'c']}, ''),
     ],
 )
 def test_a_curve_that_lacks_numbers_is_an_error(panel):
-    with pytest.raises(ValueError, match="claim X1: no number is kept of '[ac]' with "):
+    with pytest.raises(
+        ValueError, match='claim X1: the kept numbers have not one of each seed, of [ac]'
+    ):
         panel.curves(ROWS)
 
 
