@@ -148,7 +148,8 @@ def measured(claims: Claims, records: Records) -> dict[str, str]:
 
 def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     """Mean and range of the effects of a record, with the unit and the margin. Where they are
-    known, it has a mean over tasks without each of them, and the interval over documents. Of a loss
+    known, it has a mean over tasks without each of them (of more than five tasks, the smallest and
+    the largest of these means), and the interval over documents. Of a loss
     that may rise by so much, it says how far it rose or fell. An effect against the claim is a
     positive number too, with the word 'worse'.
 
@@ -180,7 +181,9 @@ def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     turned = lambda effect: sign * (effect - zero) + 0.0  # and not -0
     low, high = sorted((turned(min(values)), turned(max(values))))
     span = f'{low:.3g} to {high:.3g} over {len(values)} {how.repeats}'
-    span += ''.join(f'; without {task} {turned(effect):.3g}' for task, effect in tasks.items())
+    by_size = sorted(tasks.items(), key=lambda pair: pair[1])
+    shown = [by_size[0], by_size[-1]] if len(by_size) > 5 else tasks.items()
+    span += ''.join(f'; without {task} {turned(effect):.3g}' for task, effect in shown)
     if texts:
         low, high = sorted((turned(texts['low']), turned(texts['high'])))
         span += f'; {low:.3g} to {high:.3g} over {texts["count"]} documents'
