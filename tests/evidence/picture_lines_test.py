@@ -25,7 +25,8 @@ def test_the_lines_below_pictures_are_up_to_date(page):
 def test_every_picture_of_the_pages_has_a_command_and_no_other():
     found = [*DOCS.glob('results/*/*.png'), *DOCS.glob('guides/*/*.png')]
     there = {str(path.relative_to(DOCS)) for path in found}
-    assert there == pictures.COMMANDS.keys() - {'claims'} and len(there) >= 30
+    drawn_with_pages = {'claims', 'headline'}
+    assert there == pictures.COMMANDS.keys() - drawn_with_pages and len(there) >= 30
 
 
 @pytest.mark.parametrize('file', pictures.COMMANDS)
