@@ -21,23 +21,23 @@ VERDICTS = repository.WRITTEN / 'posenc_jax' / 'verdicts.csv'
 
 
 def write_pages() -> None:
-    """Writes docs/claims.md with its pictures, choosing.md and headline.md beside it, the verdicts
-    that the package carries, and the lines below the pictures of the other pages.
+    """Writes docs/claims.md, choosing.md and headline.md with their pictures, the verdicts that the
+    package carries, and the lines below the pictures of the other pages.
     """
     there = ledger.read()
     disk.write(VERDICTS, choosing.table_of_verdicts(claims.CLAIMS, there))
     page.write(PAGE, claims.CLAIMS, there)
-    headline.draw(PAGE.parent, there)
     for made in (choosing, headline):
         name = f'{made.__name__.rpartition(".")[2]}.md'
         disk.write(PAGE.parent / name, made.markdown(claims.CLAIMS, there))
     for path in pictures.pages(PAGE.parent):
         disk.write(path, pictures.captioned(path.read_text(encoding='utf-8'), path.parent.name))
+    headline.draw(PAGE.parent, there)
 
 
 def cost(claim: Claim, workdir: pathlib.Path, minutes: Mapping[str, float]) -> float:
-    """The minutes that a claim takes: 0 if the directory has its results already. `minutes` has
-    those of each sweep.
+    """The minutes that a claim takes: 0 if the directory has its results already. `minutes` maps
+    the name of each sweep to the minutes that it takes.
     """
     assert claim.how is not None
     if ledger.is_ready(claim.how, workdir):

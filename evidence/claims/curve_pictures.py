@@ -3,12 +3,12 @@
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evidence.claims import ledger
-from evidence.claims.results import ResultRows
-from posenc_jax.lab.evaluate.picture_style import styles
+from evidence.claims.results import MissingResultError, ResultRows
+from posenc_jax.lab.evaluate.picture_style import beside, styles
 from posenc_jax.lab.files import disk
 
 _MARKED = 12  # places, at most, whose seeds have marks of their own
@@ -22,10 +22,10 @@ class Panel:
       title: what is read.
       claim: the claim whose numbers are drawn.
       runs: name in the legend -> a run, or several of which the mean is drawn.
-      where: fields that all rows have, see `ResultRows.values`.
-      field: 'value' or 'nll'.
+      where: fields that all rows have, each with one value.
+      field: the number of a row that is drawn, such as 'nll' or 'token_accuracy'.
       unit: of the numbers.
-      by: the field along the horizontal axis.
+      by: the field of a row whose value is its place on the horizontal axis.
       along: what that axis shows; '' where `places` says it.
       places: value of that field -> its name on the axis; {} to draw all numbers that there are on
         a logarithmic axis, or on a linear one if they are many.
@@ -43,36 +43,38 @@ class Panel:
     places: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trained: int = 0
 
-    def curves(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, list[float]]]:
+    def curves(
+        self, results: ResultRows, seeds: Collection[int]
+    ) -> dict[str, dict[Any, list[float]]]:
         """Name in the legend -> place on the axis -> the numbers of the seeds.
 
         Raises:
-          ValueError: the rows lack a run or a place.
+          ValueError: the results have not one number of each run, place and seed.
         """
-        return {label: self._curve(rows, run) for label, run in self.runs.items()}
-
-    def _curve(self, rows, run: str | Sequence[str]) -> dict[Any, list[float]]:
-        names = [run] if isinstance(run, str) else run
-        own = [
-            row
-            for row in rows
-            if row['name'] in names and all(row.get(key) == self.where[key] for key in self.where)
-        ]
-        of_seeds: dict[Any, dict[int, list[float]]] = {
-            place: {} for place in self.places or sorted({row[self.by] for row in own})
+        return {
+            label: self._curve(results, seeds, [run] if isinstance(run, str) else list(run))
+            for label, run in self.runs.items()
         }
-        for row in own:
-            if row[self.by] in of_seeds:
-                of_seeds[row[self.by]].setdefault(row['seed'], []).append(row[self.field])
-        found = [numbers for seeds in of_seeds.values() for numbers in seeds.values() or [[]]]
-        if not found or any(len(numbers) != len(names) for numbers in found):
+
+    def _curve(self, results, seeds, runs: list[str]) -> dict[Any, list[float]]:
+        read = lambda field, **more: results.values(runs, field, **self.where, **more)
+        try:
+            everywhere = read(self.by, every=True)  # seed -> for each run, pairs of x and the place
+            there = {place for own in everywhere.values() for pairs in own for _, place in pairs}
+            found = {
+                place: read(self.field, **{self.by: place})
+                for place in list(self.places) or sorted(there)
+            }
+            if other := [place for place, own in found.items() if own.keys() != set(seeds)]:
+                raise MissingResultError(f'other seeds than {sorted(seeds)} at {other[0]}')
+        except MissingResultError as error:
             raise ValueError(
                 f'claim {self.claim}: the kept numbers have not one of each seed, of '
-                f'{", ".join(names)} with {dict(self.where)}'
-            )
+                f'{", ".join(runs)} with {dict(self.where)}: {error}'
+            ) from None
         return {
-            place: [statistics.fmean(numbers) for numbers in seeds.values()]
-            for place, seeds in of_seeds.items()
+            place: [statistics.fmean(numbers) for numbers in own.values()]
+            for place, own in found.items()
         }
 
 
@@ -94,19 +96,20 @@ def draw(
     names: dict[str, dict[str, Any]] = {}  # label -> its style, the same in all panels
     of_labels = styles()
     for axis, panel in zip(axes, panels):
-        table = records[panel.claim]['results']
-        if table is None:
+        record = records[panel.claim]
+        if record['results'] is None:
             raise ValueError(f'the numbers of claim {panel.claim} are not kept, so none is drawn')
-        curves = panel.curves(ResultRows.kept(ledger.RESULTS / table).rows)
+        results = ResultRows.kept(ledger.RESULTS / record['results'])
+        curves = panel.curves(results, ledger.effects(record))
         for number, (label, points) in enumerate(curves.items()):
             style = names.get(label) or names.setdefault(label, next(of_labels))
-            aside = 0.1 * (number - (len(curves) - 1) / 2) if panel.places else 0.0
-            places = range(len(points)) if panel.places else points
-            by_place = {place + aside: seeds for place, seeds in zip(places, points.values())}
-            _draw(axis, by_place, label, style)
+            places = _beside(panel, list(points), number, len(curves))
+            _draw(axis, dict(zip(places, points.values())), label, style)
         _ticks(axis, panel, sorted({place for points in curves.values() for place in points}))
         axis.set_title(panel.title, fontsize=9)
         axis.set_ylabel(panel.unit)
+        if panel.unit.startswith('share'):
+            axis.set_ylim(-0.03, 1.03)  # so that panels can be compared
         axis.set_xlabel(panel.along)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
@@ -114,6 +117,13 @@ def draw(
     shown = [lines[label] for label in names]
     figure.legend(handles=shown, loc='outside upper center', ncols=min(len(shown), 5), fontsize=8)
     disk.save_figure(figure, path, dpi=110)
+
+
+def _beside(panel: Panel, places: list[Any], number: int, count: int) -> list[float]:
+    """Where the points of one of several curves stand, beside those of the other curves."""
+    if panel.places:
+        return [place + 0.1 * (number - (count - 1) / 2) for place in range(len(places))]
+    return places if len(places) > _MARKED else list(beside(places, number, count))
 
 
 def _draw(axis, points: Mapping[float, Sequence[float]], label: str, style) -> None:

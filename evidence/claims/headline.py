@@ -19,8 +19,9 @@ models here are small and were trained for minutes, so a verdict is about this s
 [claims.md](claims.md) explains the verdicts and the units of the effects, and has all claims.
 `python -m evidence.claims` writes this page from the records, and `python -m evidence.claims ID`
 measures a claim again. The last column has the minutes that this takes on two CPU cores. In a
-picture that this command draws, a line goes through the means, and each seed has a mark. Lines of
-many points have a band from the smallest to the largest seed.
+picture that this command draws, a line goes through the means of the seeds, and a dash stands for
+each seed. Lines of many points have a band from the smallest to the largest seed instead. The
+points of several lines at one place stand beside each other.
 """
 COLUMNS = ('claim', 'method', 'verdict', 'effect', 'compared here', 'minutes')
 

@@ -28,7 +28,8 @@ speak for the claim and some against it, all keep their sign. The margin is the 
 counts. A verdict follows from the effects and the margin. A † says that the numbers of the runs are
 not in the repository, so this effect cannot be computed again without training. A ‡ stands for a
 difference of losses whose interval over documents is not known, so that its verdict rests on the
-seeds alone.
+seeds alone. *Without* a task the effect is that of the other tasks; of more than five tasks a row
+has the smallest and the largest of these effects.
 
 - **holds**: the effect reaches the margin for every seed (sample, case), of at least three, and the
   interval over documents, where a row has one, lies above 0.
@@ -148,10 +149,10 @@ def measured(claims: Claims, records: Records) -> dict[str, str]:
 
 def effect_text(how: Procedure, record: Mapping[str, Any]) -> str:
     """Mean and range of the effects of a record, with the unit and the margin. Where they are
-    known, it has a mean over tasks without each of them (of more than five tasks, the smallest and
-    the largest of these means), and the interval over documents. Of a loss
-    that may rise by so much, it says how far it rose or fell. An effect against the claim is a
-    positive number too, with the word 'worse'.
+    known, it has the interval over documents, and the mean over tasks without each of them; of
+    more than five tasks it has the smallest and the largest of these means. Of a loss that may
+    rise by so much, it says how far it rose or fell. An effect against the claim is a positive
+    number too, with the word 'worse'.
 
     Example:
       >>> how = Procedure('', (), 'a - b', unit='nats', margin=0.1)
