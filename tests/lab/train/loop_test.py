@@ -139,8 +139,9 @@ def test_stopped_run_saves_and_continues(whole, cache, tmp_path, capsys):
 
 @pytest.mark.full
 def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
-    fields = dict(name=NAME, cache=cache, train__save_every=1000, train__steps=100_000)
-    while_compiling = tiny.start(tmp_path / 'a', **fields)
+    fields = dict(name=NAME, train__save_every=1000, train__steps=100_000)
+    # Caches of their own, so that these two processes compile.
+    while_compiling = tiny.start(tmp_path / 'a', cache=tmp_path / 'cache_a', **fields)
     wait_for(while_compiling, str(tmp_path / 'a' / NAME))
     while_compiling.send_signal(signal.SIGINT)
     # The line is there before the first step is, which the output would show.
@@ -150,7 +151,7 @@ def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
     assert 'stopped after step 1, which is saved' in out and not errors
     assert restore_model(tmp_path / 'a' / NAME)[2] == 1
 
-    twice = tiny.start(tmp_path / 'b', **fields)
+    twice = tiny.start(tmp_path / 'b', cache=tmp_path / 'cache_b', **fields)
     wait_for(twice, str(tmp_path / 'b' / NAME))  # it compiles, so that no step ends in between
     for _ in range(2):
         twice.send_signal(signal.SIGINT)
@@ -158,7 +159,7 @@ def test_ctrl_c_says_at_once_what_is_saved(cache, tmp_path):
     assert finish(twice, 130)[1] == '' == line
 
     ended = dict(train__steps=1, train__warmup=1, eval__at_end=True, eval__lengths='32')
-    evaluated = tiny.start(tmp_path / 'c', **fields | ended)
+    evaluated = tiny.start(tmp_path / 'c', cache=cache, **fields | ended)
     wait_for(evaluated, 'evaluating')
     evaluated.send_signal(signal.SIGINT)
     run = tmp_path / 'c' / NAME
