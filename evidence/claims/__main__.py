@@ -32,7 +32,7 @@ def write_pages() -> None:
         disk.write(PAGE.parent / name, made.markdown(claims.CLAIMS, there))
     for path in pictures.pages(PAGE.parent):
         disk.write(path, pictures.captioned(path.read_text(encoding='utf-8'), path.parent.name))
-    headline.draw(PAGE.parent, there)
+    headline.draw(PAGE.parent, claims.CLAIMS, there)
 
 
 def cost(claim: Claim, workdir: pathlib.Path, minutes: Mapping[str, float]) -> float:

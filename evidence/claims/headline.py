@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evidence.claims import curve_pictures, ledger, page
@@ -59,13 +59,17 @@ def _row(panels: Sequence[Mapping[str, Any]] = (), **fields: Any) -> Row:
 ROWS = tuple(_row(**row) for row in tomllib.loads(PATH.read_text(encoding='utf-8'))['row'])
 
 
-def draw(docs: pathlib.Path, records: page.Records) -> None:
-    """Draws the pictures of the rows that are measured, from the numbers that the repository
-    keeps.
-    """
+def draw(docs: pathlib.Path, claims: page.Claims, records: page.Records) -> None:
+    """Draws the pictures that `markdown` shows, from the numbers that the repository keeps."""
+    known = page.measured(claims, records)
     for row in ROWS:
-        if row.panels and all(panel.claim in records for panel in row.panels):
+        if row.panels and _has_picture(row, known):
             curve_pictures.draw(docs / row.picture, row.panels, records)
+
+
+def _has_picture(row: Row, known: Collection[str]) -> bool:
+    """Whether there is a picture if these claims have current records."""
+    return bool(row.picture) and all(panel.claim in known for panel in row.panels)
 
 
 def markdown(claims: page.Claims, records: page.Records) -> str:
@@ -89,7 +93,7 @@ def markdown(claims: page.Claims, records: page.Records) -> str:
             f'**The paper.** {row.paper}',
             f'**Here.** {row.differs} More numbers are in [{of_page}]({row.page}).',
             page.table(COLUMNS, cells),
-            f'![{row.title}]({row.picture})' if row.picture else '',
+            f'![{row.title}]({row.picture})' if _has_picture(row, verdicts) else '',
             _on_accelerator(row) if row.accelerator else '',
         ]
     table = page.table(('result', 'verdicts of its claims'), first)

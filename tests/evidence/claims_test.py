@@ -99,6 +99,9 @@ def test_the_page_says_how_far_documents_move_an_effect():
     assert '; -0.1 to 0.5 over 29 documents; at least' in text
     record['without'] = {'sort': 0.125}
     assert '; without sort 0.125; -0.1 to' in page.effect_text(measurement(), record)
+    many = dict(zip('abcdef', (0.3, 0.1, 0.2, 0.6, 0.5, 0.4)))
+    text = page.effect_text(measurement(), {**record, 'without': many})
+    assert '; without b 0.1; without d 0.6; -0.1 to' in text  # the smallest and the largest
     text = page.effect_text(measurement(effect='0.5 + a - b'), record)
     assert '; without sort 0.375; 0 to 0.6 over 29 documents), where 0.5 more is allowed' in text
     less = page.effect_text(measurement(effect='0.1 + a - b'), record)
