@@ -62,8 +62,8 @@ it. English prose is scored on the same three documents for all sides. They have
 together, most of them in one, so on other texts an effect near its margin may differ. Within their
 trained length the models of English prose are .09 to .15 nats a byte below a 5-gram model of the
 training text, and those of Python source .05 to .13. Rows whose models have learned less say so.
-Claims B30 to B33 and FE8 read whole plays (`shakespeare`), with 14 works for test. The older claims
-of English prose were not measured again on that text.
+Claims B4 to B6, B30 to B33 and FE8 read whole plays (`shakespeare`), with 14 works for test. The
+other claims of English prose were not measured again on that text.
 
 The command in brackets behind a test is its *sweep*: the runs that `python -m evidence.experiments`
 trains and evaluates for the claim. A record is current while the settings of its sweep, the code of
